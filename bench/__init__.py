@@ -1,0 +1,1 @@
+"""Benchmarks of the whole path, run by `make bench`; each prints one JSON line a measurement."""

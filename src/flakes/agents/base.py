@@ -1,0 +1,233 @@
+"""What an agent driver is: the protocol, and the values that pass through it.
+
+A driver knows one agent's wire and nothing else. It opens a session, takes turns in it, and closes it.
+Everything that is the same for every agent (directories, inputs and outputs, budgets, retries, logs,
+cancelling, killing, telling the control plane) belongs to the lifecycle that calls it. A driver reaches
+the world through `Host` alone: it starts processes with `host.spawn`, which contains them, and reports
+with `host.emit`. No client of the control plane reaches a driver.
+
+Invariants: one driver object serves one attempt of one task; `turn` is never called twice at the same
+time; a driver never decides whether a task succeeded, it only says how a turn ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a driver can do; static, known before anything is started."""
+
+    directory: bool = True
+    """Needs a working directory with brief, inputs and outputs. Without one, nothing touches the disk."""
+    steer: bool = False
+    resume: bool = False
+    usage: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What `check` found: whether the agent can be used here, and what to do when it cannot."""
+
+    usable: bool
+    version: str = ""
+    message: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRef:
+    """An agent's own session: enough to resume it in a later attempt."""
+
+    kind: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One attempt of one task, as a driver sees it. Paths are absolute.
+
+    `env` is the complete environment of every process of the attempt; nothing is inherited beside it.
+    `input` is the task's own, not yet checked: what is allowed in it is the driver's to say.
+    """
+
+    assignment_id: str
+    task_key: str
+    attempt: int
+    title: str
+    brief: str
+    brief_path: Path
+    cwd: Path
+    inputs_dir: Path
+    outputs_dir: Path
+    env: Mapping[str, str]
+    input: Mapping[str, Any] = field(default_factory=dict)
+    model: str | None = None
+    effort: str | None = None
+    permission_mode: Literal["auto", "ask", "readOnly"] | None = None
+    session: SessionRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a turn, normalised: `input_total` includes what was cached, `output` the reasoning."""
+
+    input_total: int = 0
+    cached_read: int = 0
+    cached_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+    cost_usd: float | None = None
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEvent:
+    """Something that happened inside a turn.
+
+    `data` by kind: `output` {channel: stdout|stderr, chunk: bytes} (raw bytes as they came, lines may be
+    cut anywhere); `text` {text}; `tool` {state: start|update|end, id, name, ...}; `usage` {usage};
+    `session` {session}; `input` {state: accepted|delivered|done|dropped}; `notice` {level, text}.
+    `raw` is the agent's own record, for the transcript.
+    """
+
+    kind: Literal["output", "text", "tool", "usage", "session", "input", "notice"]
+    data: Mapping[str, Any]
+    op_id: str | None = None
+    raw: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
+class AgentError(Exception):
+    """Why a turn failed. `code` is stable, `message` is a sentence, `fix` says what to do.
+
+    `retryable`: the same turn may succeed later. `exit_code` is that of the agent's process, if it ended;
+    a process ended by signal N has -N.
+    """
+
+    code: str
+    message: str
+    fix: str = ""
+    retryable: bool = False
+    lost: bool = False
+    """The infrastructure failed under the agent: the attempt is not the user's failure."""
+    exit_code: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnResult:
+    """How a turn ended. `text`: the agent's closing words (a command: the tail of its output)."""
+
+    status: Literal["completed", "failed", "interrupted", "refused", "limit"]
+    text: str = ""
+    structured: Any = None
+    error: AgentError | None = None
+    exit_code: int | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended: by itself with `code`, or by `signal` (then `code` is -signal)."""
+
+    code: int
+    signal: int | None = None
+
+
+class Output(Protocol):
+    """One output stream of a process."""
+
+    async def read(self) -> bytes:
+        """Everything that has come since the last call; waits for something; empty at the end."""
+        ...
+
+    def lines(self, size_bytes_max: int = 16 * 1024 * 1024) -> AsyncIterator[bytes]:
+        """Lines without their newline; one longer than the limit comes in pieces of that size."""
+        ...
+
+
+class Process(Protocol):
+    """A started process and, through it, everything that it starts."""
+
+    @property
+    def stdout(self) -> Output: ...
+
+    @property
+    def stderr(self) -> Output: ...
+
+    async def write(self, data: bytes) -> None:
+        """Write to its standard input (only when it was spawned with `stdin="pipe"`)."""
+        ...
+
+    def close_stdin(self) -> None: ...
+
+    async def wait(self) -> Exit:
+        """Until the process itself has ended. Raises `AgentError` when its end could not be observed."""
+        ...
+
+    async def terminate(self, grace_s: float) -> None:
+        """Ask it to end, wait at most `grace_s`, kill the whole tree, wait until none of it is left."""
+        ...
+
+
+class Host(Protocol):
+    """All that a driver may ask of its surroundings."""
+
+    async def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: Path | Literal["pipe"] | None = None,
+    ) -> Process:
+        """Start a contained process; `env` and `cwd` default to the job's. `stdin`: a file to read from, a
+        pipe to write to, or nothing. Raises `AgentError` (`command_not_found`, `command_not_executable`,
+        `disk_full`, `spawn_failed`)."""
+        ...
+
+    async def emit(self, event: AgentEvent) -> None:
+        """Report an event. Waits while the receiver is behind: that is how an agent is slowed down."""
+        ...
+
+
+class Driver(Protocol):
+    """One agent's wire."""
+
+    def capabilities(self) -> Capabilities: ...
+
+    async def check(self) -> Check:
+        """For diagnosis only: is the agent here, in which version, signed in?"""
+        ...
+
+    async def open(self, job: Job, host: Host) -> SessionRef | None:
+        """Prepare the session: validate `job.input`, start the agent, resume when `job.session` is given.
+        Raises `AgentError`."""
+        ...
+
+    async def turn(
+        self, text: str, op_id: str, schema: Mapping[str, Any] | None = None
+    ) -> TurnResult:
+        """Give the agent `text` and return when it has settled. Raises `AgentError` when it never began."""
+        ...
+
+    async def steer(
+        self, text: str, op_id: str
+    ) -> Literal["injected", "queued", "idle", "unsupported"]:
+        """Say something into a running turn; `idle` means there is none."""
+        ...
+
+    async def interrupt(self) -> None:
+        """End the turn, keep the session; `turn` returns `interrupted`."""
+        ...
+
+    async def close(self, grace_s: float) -> None:
+        """Orderly end of the session. Killing is the host's business."""
+        ...

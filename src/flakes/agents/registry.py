@@ -1,0 +1,21 @@
+"""Which driver serves which adapter name. Adding an adapter is adding a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from flakes.agents.base import Driver
+from flakes.agents.command import CommandDriver
+from flakes.agents.noop import NoopDriver
+
+DRIVERS: Final[dict[str, Callable[[], Driver]]] = {
+    "command": CommandDriver,
+    "noop": NoopDriver,
+}
+
+
+def driver_for(adapter: str) -> Driver | None:
+    """A fresh driver for one attempt, or None when the adapter is not known here."""
+    make = DRIVERS.get(adapter)
+    return make() if make else None

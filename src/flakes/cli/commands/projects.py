@@ -1,0 +1,78 @@
+"""`flakes projects`: the namespaces of runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flakes.cli.options import asks, key_of, page_options, remote_options
+from flakes.cli.output import Output, Span, bold, dim
+from flakes.cli.render.state import colour
+from flakes.cli.render.text import ago
+
+if TYPE_CHECKING:
+    from flakes.client.api import Client
+    from flakes.wire.projects import Project
+
+
+@click.group()
+def projects() -> None:
+    """List, create and archive projects."""
+
+
+@projects.command("list")
+@page_options
+@remote_options
+@asks
+async def list_(client: Client, output: Output, limit: int | None, cursor: str | None) -> None:
+    """List your projects, archived ones too."""
+    page = await client.list_projects(limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    if not page.projects:
+        output.talk("there are no projects")
+    output.table(
+        [
+            [
+                Span(each.status, colour(each.status)),
+                each.project_key,
+                ago(each.created_at),
+                each.name,
+            ]
+            for each in page.projects
+        ],
+        ["STATUS", "KEY", "CREATED", "NAME"],
+    )
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
+@projects.command()
+@click.option("--key", "project_key", required=True, callback=key_of, help="The project's key.")
+@click.option("--name", required=True, help="The project's name.")
+@remote_options
+@asks
+async def create(client: Client, output: Output, project_key: str, name: str) -> None:
+    """Create a project, or read it when it is there already."""
+    _show(output, await client.put_project(project_key, name))
+
+
+@projects.command()
+@click.argument("project")
+@remote_options
+@asks
+async def archive(client: Client, output: Output, project: str) -> None:
+    """Archive a project: it takes no new runs, and its history stays."""
+    _show(output, await client.archive_project(project))
+
+
+def _show(output: Output, project: Project) -> None:
+    if output.as_json:
+        output.data(project)
+        return
+    output.line(
+        Span(project.status, colour(project.status)), "  ", bold(project.project_key),
+        dim(f"  {project.project_id}  "), project.name,
+    )  # fmt: skip

@@ -1,0 +1,231 @@
+"""`flakes run`: from a workflow file or a sentence to a finished run."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flakes.cli import target
+from flakes.cli.options import json_option, key_of
+from flakes.cli.output import Output, bold, dim
+from flakes.cli.plan import Plan, PlanError, from_prompt, from_workflow, looks_like_file
+from flakes.cli.render.text import count
+from flakes.wire.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_UNSUCCESSFUL,
+    EXIT_USAGE,
+    ApiError,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from flakes.client.api import Client
+    from flakes.wire.runs import RunWithTasks
+
+
+@click.command()
+@click.argument("what", metavar="FILE.md|PROMPT|-")
+@click.option("--adapter", help="The agent for tasks that name none; `command` runs command lines.")
+@click.option("--check", is_flag=True, help="Find the file's problems offline, and submit nothing.")
+@click.option("--project", callback=key_of, help="The project's key (made when missing).")
+@click.option(
+    "--key", "run_key", callback=key_of, help="The run's key; the same key is the same run."
+)
+@click.option("--name", "run_name", help="The run's name.")
+@click.option(
+    "--var", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable of the file."
+)
+@click.option("--detach", is_flag=True, help="Submit, print where to look, and return.")
+@click.option(
+    "--timeout-ms", type=click.IntRange(1), help="Follow at most this long; the run goes on."
+)
+@click.option("--server", metavar="URL", help="The control plane to use.")
+@click.option("-t", "--token", metavar="TOKEN", help="The bearer token to use.")
+@json_option
+def run(
+    what: str,
+    adapter: str | None,
+    check: bool,
+    project: str | None,
+    run_key: str | None,
+    run_name: str | None,
+    variables: tuple[str, ...],
+    detach: bool,
+    timeout_ms: int | None,
+    server: str | None,
+    token: str | None,
+    as_json: bool,
+) -> int:
+    """Run a workflow file or a single task, and follow it to its end.
+
+    FILE.md is a workflow file, PROMPT is what one task is to do, and - reads a workflow file from
+    standard input. Without a named server the local session is used, and started when it does not run.
+    Interrupting stops the following, not the run.
+    """
+    output = Output(as_json)
+    try:
+        plan = _plan(what, adapter, variables)
+    except PlanError as error:
+        return _problems(output, error)
+    if check:
+        _summary(output, plan)
+        return EXIT_DONE
+    chosen = target.choice(server, token)
+    if not target.is_configured(chosen):
+        _start_session(output)
+    plan.project = project or plan.project or "default"
+    plan.run_key = run_key or plan.run_key or plan.fresh_key(datetime.now(UTC))
+    plan.run_name = run_name or plan.run_name or plan.title
+    timeout_s = None if timeout_ms is None else timeout_ms / 1000
+    try:
+        return asyncio.run(_submit(chosen, output, plan, detach, timeout_s))
+    except KeyboardInterrupt:
+        output.talk()
+        if not plan.submitted:
+            output.talk(bold("interrupted"), "; nothing was submitted, as far as is known")
+            return EXIT_INTERRUPTED
+        output.talk(bold("interrupted"), f"; the run {plan.run_key} goes on")
+        output.talk(dim(f"  follow it: flakes watch {plan.run_key}"))
+        output.talk(dim(f"  stop it:   flakes runs cancel {plan.run_key}"))
+        return EXIT_INTERRUPTED
+
+
+def _plan(what: str, adapter: str | None, variables: tuple[str, ...]) -> Plan:
+    values: dict[str, str] = {}
+    for variable in variables:
+        name, equals, value = variable.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"--var takes NAME=VALUE, not {variable!r}")
+        values[name] = value
+    if what == "-":
+        return from_workflow(sys.stdin.read(), "-", Path.cwd(), adapter, values)
+    if looks_like_file(what):
+        path = Path(what)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ApiError(
+                "usage", f"{what} cannot be read: {reason}", "check the path, or quote the prompt"
+            ) from error
+        return from_workflow(text, what, path.parent, adapter, values)
+    return from_prompt(what, adapter)
+
+
+def _problems(output: Output, error: PlanError) -> int:
+    if output.as_json:
+        output.error(ApiError(
+            "workflow_invalid", str(error), "mend the lines that are named", file=error.name,
+            problems=[
+                {"line": each.line, "code": each.code, "message": each.message, "fix": each.fix}
+                for each in error.problems
+            ],
+        ))  # fmt: skip
+        return EXIT_USAGE
+    for each in error.problems:
+        output.problem(f"{error.name}:{each.line}", each.message, each.fix)
+    output.talk(dim(count(len(error.problems), "problem")))
+    return EXIT_USAGE
+
+
+def _summary(output: Output, plan: Plan) -> None:
+    if output.as_json:
+        output.data({
+            "ok": True, "project": plan.project, "runKey": plan.run_key, "name": plan.run_name,
+            "levels": plan.levels(), "tasks": plan.tasks,
+        })  # fmt: skip
+        return
+    edges = sum(len(task.get("dependsOn", ())) for task in plan.tasks)
+    output.line(bold("ok"), f"  {count(len(plan.tasks), 'task')}, {count(edges, 'edge')}")
+    titles = {task["taskKey"]: task for task in plan.tasks}
+    for number, level in enumerate(plan.levels(), 1):
+        shown = level[:40]
+        output.table([
+            [dim(f"{number}." if index == 0 else ""), key, titles[key]["adapter"],
+             dim(titles[key]["title"])]
+            for index, key in enumerate(shown)
+        ])  # fmt: skip
+        if len(shown) < len(level):
+            output.line(dim(f"    ... {len(level) - len(shown):,} more at this level"))
+
+
+def _start_session(output: Output) -> None:
+    from flakes.session.layout import layout
+    from flakes.session.record import running
+    from flakes.session.up import up
+
+    chosen = layout()
+    if running(chosen) is not None:
+        return
+    output.talk(dim("no server is named: starting the local session (stop it with `flakes down`)"))
+    up(chosen, lambda sentence: output.talk(dim(f"  {sentence} ...")))
+
+
+async def _submit(
+    chosen: target.Choice, output: Output, plan: Plan, detach: bool, timeout_s: float | None
+) -> int:
+    assert plan.run_key is not None
+    assert plan.project is not None
+    body: dict[str, Any] = {
+        "name": plan.run_name,
+        "projectKey": plan.project,
+        "tasks": plan.tasks,
+        "metadata": {"sourceDir": str(_source_dir())},
+        "close": True,
+    }
+    if plan.budget is not None:
+        body["budget"] = plan.budget
+    async with target.client(chosen) as client:
+        await client.ensure_project(plan.project)
+        submitted = await client.post_graph(plan.run_key, body)
+        plan.submitted = True
+        run_key = submitted.run.run_key
+        output.talk(
+            bold(run_key), dim(f"  {submitted.run.run_id}  "), count(len(submitted.tasks), "task")
+        )
+        if detach:
+            _detached(output, submitted)
+            return EXIT_DONE
+        return await finish(client, output, submitted, timeout_s)
+
+
+def _detached(output: Output, submitted: RunWithTasks) -> None:
+    if output.as_json:
+        output.data(submitted)
+        return
+    key = submitted.run.run_key
+    output.line(key)
+    output.talk(dim(f"  follow it: flakes watch {key}"))
+    output.talk(dim(f"  stop it:   flakes runs cancel {key}"))
+
+
+async def finish(
+    client: Client, output: Output, submitted: RunWithTasks, timeout_s: float | None
+) -> int:
+    """Follow to the end, show what came of it, and say so in the exit code."""
+    from flakes.cli.ending import show
+    from flakes.cli.follow import follow
+    from flakes.core.run import RunState
+
+    ended = await follow(client, submitted.run, submitted.tasks, output, timeout_s)
+    await show(client, output, ended)
+    return EXIT_DONE if ended.state == RunState.SUCCEEDED else EXIT_UNSUCCESSFUL
+
+
+def _source_dir() -> Path:
+    """The top of the repository that the command is called in, else the directory itself."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "--show-toplevel"],
+            capture_output=True, text=True, check=False, timeout=5,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return Path.cwd()
+    top = answer.stdout.strip()
+    return Path(top) if answer.returncode == 0 and top else Path.cwd()

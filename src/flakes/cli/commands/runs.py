@@ -1,0 +1,143 @@
+"""`flakes runs`: the containers of tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flakes.cli.options import asks, key_of, page_options, remote_options
+from flakes.cli.output import Output, bold, dim
+from flakes.cli.render import state as states
+from flakes.cli.render.text import ago, one_line, shortened
+from flakes.core.run import RunState
+from flakes.wire.errors import EXIT_DONE, EXIT_UNSUCCESSFUL
+
+if TYPE_CHECKING:
+    from flakes.client.api import Client
+    from flakes.wire.runs import Run
+
+
+@click.group()
+def runs() -> None:
+    """List, create, close, wait for, cancel and retry runs.
+
+    A run is named by its id or its key.
+    """
+
+
+@runs.command("list")
+@click.option(
+    "--state",
+    type=click.Choice([each.value for each in RunState], case_sensitive=False),
+    help="Only runs in this state.",
+)
+@click.option("--project", metavar="KEY", help="Only runs of this project.")
+@page_options
+@remote_options
+@asks
+async def list_(
+    client: Client,
+    output: Output,
+    state: str | None,
+    project: str | None,
+    limit: int | None,
+    cursor: str | None,
+) -> None:
+    """List runs, the newest first."""
+    page = await client.list_runs(state=state, project_key=project, limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    if not page.runs:
+        output.talk("there are no runs")
+    output.table(
+        [
+            [states.state(run.state, with_glyph=True), run.run_key, run.project_key,
+             str(sum(run.task_counts.values())), ago(run.created_at), shortened(one_line(run.name), 60)]
+            for run in page.runs
+        ],
+        ["STATE", "KEY", "PROJECT", "TASKS", "CREATED", "NAME"],
+    )  # fmt: skip
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
+@runs.command()
+@click.option("--project", required=True, callback=key_of, help="The project's key.")
+@click.option("--key", "run_key", required=True, callback=key_of, help="The run's key.")
+@click.option("--name", required=True, help="The run's name.")
+@remote_options
+@asks
+async def create(client: Client, output: Output, project: str, run_key: str, name: str) -> None:
+    """Create a run, or read it when it is there already."""
+    from flakes.wire.runs import RunPut
+
+    _show(output, await client.put_run(run_key, RunPut(name=name, project_key=project)))
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--reason", help="Why, for the record.")
+@click.option("--wait", is_flag=True, help="Wait until the run is complete.")
+@click.option("--timeout-ms", type=click.IntRange(1), help="Wait at most this long.")
+@remote_options
+@asks
+async def close(
+    client: Client, output: Output, run: str, reason: str | None, wait: bool, timeout_ms: int | None
+) -> int:
+    """Close a run, so that no more top-level tasks can be admitted."""
+    closed = await client.close_run(run, reason)
+    if wait:
+        return await _wait(client, output, closed.run_id, timeout_ms)
+    _show(output, closed)
+    return EXIT_DONE
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--timeout-ms", type=click.IntRange(1), help="Wait at most this long.")
+@remote_options
+@asks
+async def wait(client: Client, output: Output, run: str, timeout_ms: int | None) -> int:
+    """Wait until a run is complete: exit 0 when it succeeded, 3 when not, 4 when time is up."""
+    return await _wait(client, output, run, timeout_ms)
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--reason", help="Why, for the record.")
+@remote_options
+@asks
+async def cancel(client: Client, output: Output, run: str, reason: str | None) -> None:
+    """Stop a run and everything of it that runs."""
+    _show(output, await client.cancel_run(run, reason))
+
+
+@runs.command()
+@click.argument("run")
+@remote_options
+@asks
+async def retry(client: Client, output: Output, run: str) -> None:
+    """Try every failed and cancelled task of a run again."""
+    _show(output, await client.retry_run(run))
+
+
+async def _wait(client: Client, output: Output, run: str, timeout_ms: int | None) -> int:
+    ended = await client.wait_run(
+        run,
+        timeout_s=None if timeout_ms is None else timeout_ms / 1000,
+        notice=lambda sentence: output.talk(dim(sentence or "connected again")),
+    )
+    _show(output, ended)
+    return EXIT_DONE if ended.state == RunState.SUCCEEDED else EXIT_UNSUCCESSFUL
+
+
+def _show(output: Output, run: Run) -> None:
+    if output.as_json:
+        output.data(run)
+        return
+    output.line(
+        states.state(run.state, with_glyph=True), "  ", bold(run.run_key), dim(f"  {run.run_id}  "),
+        *states.counts(run.task_counts), "" if run.closed else dim("  (open)"),
+    )  # fmt: skip

@@ -1,0 +1,264 @@
+"""`flakes tasks`: the pieces of work in a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flakes.cli.options import asks, key_of, remote_options
+from flakes.cli.output import Output, Span, bold, dim, is_terminal
+from flakes.cli.render import state as states
+from flakes.cli.render.text import clean
+from flakes.core import limits
+from flakes.core.graph import DependencyFailurePolicy
+from flakes.wire.errors import EXIT_DONE, EXIT_UNSUCCESSFUL
+
+if TYPE_CHECKING:
+    from flakes.client.api import Client
+    from flakes.wire.tasks import Task, TaskResult
+
+
+@click.group()
+def tasks() -> None:
+    """List, save, admit, cancel and retry tasks; read their results.
+
+    TASK is a task id, or RUN/TASKKEY with the run's id or key.
+    """
+
+
+@tasks.command("list")
+@click.argument("run")
+@click.option("--limit", type=click.IntRange(1, 10_000), help="At most this many (default 1000).")
+@click.option("--cursor", metavar="CURSOR", help="Go on after a page: its nextCursor.")
+@remote_options
+@asks
+async def list_(
+    client: Client, output: Output, run: str, limit: int | None, cursor: str | None
+) -> None:
+    """List the tasks of a run."""
+    from flakes.cli.render.detail import show_tasks
+
+    page = await client.list_tasks(run, limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    show_tasks(output, page.tasks)
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
+@tasks.command()
+@click.option("--run", "run", required=True, help="The run: an id or a key.")
+@click.option("--key", "task_key", required=True, callback=key_of, help="The task's key.")
+@click.option("--title", required=True, help="What the task is about, in a line.")
+@click.option("--adapter", required=True, help="Which agent does it; `command` for a command line.")
+@click.option("--body", help="The brief, in Markdown.")
+@click.option(
+    "--body-file", type=click.Path(path_type=Path), help="Read the brief from a file (- is stdin)."
+)
+@click.option("--shell", metavar="LINE", help="The command line (with --adapter command).")
+@click.option("--input", "raw_input", metavar="JSON", help="The adapter's input as a JSON object.")
+@click.option(
+    "--harness-file",
+    type=click.Path(path_type=Path),
+    help="A harness module (with --adapter harness).",
+)
+@click.option("--acceptance", multiple=True, help="A criterion the work must meet; repeatable.")
+@click.option(
+    "--verify", multiple=True, metavar="LINE", help="A command that must pass; repeatable."
+)
+@click.option(
+    "--depends-on", multiple=True, metavar="TASKKEY", help="Start after this task; repeatable."
+)
+@click.option(
+    "--on-failure",
+    type=click.Choice([each.value for each in DependencyFailurePolicy]),
+    help="What to do when a dependency fails.",
+)
+@click.option("--required-capability", multiple=True, help="What a sandbox must offer; repeatable.")
+@click.option("--tool-grant", multiple=True, help="A tool the task may use; repeatable.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-limits.PRIORITY_MAX, limits.PRIORITY_MAX),
+    help="Higher goes first within the run.",
+)
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(0, limits.TIMEOUT_S_MAX, min_open=True),
+    help="End an attempt after this many seconds.",
+)
+@click.option(
+    "--max-attempts", type=click.IntRange(1, limits.ATTEMPTS_MAX), help="Try the work this often."
+)
+@click.option("--optional", is_flag=True, help="Its failure does not fail the run.")
+@click.option("--model", help="The agent's model.")
+@click.option("--effort", help="The agent's reasoning effort.")
+@remote_options
+@asks
+async def save(client: Client, output: Output, run: str, task_key: str, **given: Any) -> None:
+    """Save or change a task that is not admitted yet."""
+    from flakes.wire import codec
+    from flakes.wire.tasks import TaskDefinition
+
+    try:
+        definition = codec.convert(_definition(given), TaskDefinition)
+    except codec.BodyError as error:
+        issue = error.issues[0]
+        raise click.UsageError(f"{issue.path or 'the task'}: {issue.message}") from error
+    _show(output, await client.put_task(run, task_key, definition))
+
+
+def _definition(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of `save` as a task definition."""
+    adapter: str = given["adapter"]
+    inputs = [
+        given["shell"] is not None,
+        given["raw_input"] is not None,
+        given["harness_file"] is not None,
+    ]
+    if sum(inputs) > 1:
+        raise click.UsageError("--shell, --input and --harness-file exclude each other")
+    if given["body"] is not None and given["body_file"] is not None:
+        raise click.UsageError("--body and --body-file exclude each other")
+    work: dict[str, Any] | None = None
+    if given["shell"] is not None:
+        if adapter != "command":
+            raise click.UsageError("--shell requires --adapter command")
+        work = {"shell": given["shell"]}
+    elif given["harness_file"] is not None:
+        if adapter != "harness":
+            raise click.UsageError("--harness-file requires --adapter harness")
+        work = {"harnessFile": given["harness_file"].name, "source": _read(given["harness_file"])}
+    elif given["raw_input"] is not None:
+        try:
+            work = json.loads(given["raw_input"])
+        except ValueError as error:
+            raise click.UsageError(f"--input is not JSON: {error}") from error
+        if not isinstance(work, dict):
+            raise click.UsageError("--input must be a JSON object")
+    body = given["body"] if given["body_file"] is None else _read(given["body_file"])
+    fields = {
+        "title": given["title"],
+        "adapter": adapter,
+        "bodyMarkdown": body,
+        "input": work,
+        "acceptance": list(given["acceptance"]),
+        "verify": list(given["verify"]),
+        "dependsOn": list(given["depends_on"]),
+        "dependencyFailurePolicy": given["on_failure"],
+        "requiredCapabilities": list(given["required_capability"]),
+        "toolGrants": list(given["tool_grant"]),
+        "priority": given["priority"],
+        "timeoutS": given["timeout_s"],
+        "retry": {"maxAttempts": given["max_attempts"]} if given["max_attempts"] else None,
+        "optional": given["optional"] or None,
+        "model": given["model"],
+        "effort": given["effort"],
+    }
+    return {name: value for name, value in fields.items() if value not in (None, [])}
+
+
+def _read(path: Path) -> str:
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} cannot be read: {error}") from error
+
+
+@tasks.command()
+@click.option("--run", "run", required=True, help="The run: an id or a key.")
+@click.option("--all", "all_", is_flag=True, help="Admit every saved task.")
+@click.argument("task_keys", nargs=-1, metavar="[TASKKEY]...")
+@remote_options
+@asks
+async def admit(
+    client: Client, output: Output, run: str, all_: bool, task_keys: tuple[str, ...]
+) -> None:
+    """Admit saved tasks: from now on they are immutable and scheduled."""
+    if all_ == bool(task_keys):
+        raise click.UsageError("name the tasks to admit, or use --all")
+    admitted = await client.admit(run, None if all_ else task_keys)
+    if output.as_json:
+        output.data(admitted)
+        return
+    for task in admitted.tasks:
+        _show(output, task)
+
+
+@tasks.command()
+@click.argument("task")
+@click.option("--reason", help="Why, for the record.")
+@remote_options
+@asks
+async def cancel(client: Client, output: Output, task: str, reason: str | None) -> None:
+    """Stop a task; it is CANCELLED once nothing of it runs any more."""
+    _show(output, await client.cancel_task(await client.task_id(task), reason))
+
+
+@tasks.command()
+@click.argument("task")
+@remote_options
+@asks
+async def retry(client: Client, output: Output, task: str) -> None:
+    """Try a failed or cancelled task again."""
+    _show(output, await client.retry_task(await client.task_id(task)))
+
+
+@tasks.command()
+@click.argument("task")
+@click.option("--output", "output_key", metavar="KEY", help="Print the bytes of this output.")
+@remote_options
+@asks
+async def result(client: Client, output: Output, task: str, output_key: str | None) -> int:
+    """Print what a task left behind: its closing words, or one of its outputs.
+
+    Exit 0 when the task succeeded, 3 when it did not.
+    """
+    task_id = await client.task_id(task)
+    if output_key is not None:
+        _raw(await client.output(task_id, output_key))
+        return EXIT_DONE
+    found = await client.result(task_id)
+    if output.as_json:
+        output.data(found)
+    else:
+        _show_result(output, task, found)
+    return EXIT_DONE if found.status == "SUCCEEDED" else EXIT_UNSUCCESSFUL
+
+
+def _raw(content: bytes) -> None:
+    """Bytes as they are to a pipe or a file; on a terminal only what is harmless there."""
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None or is_terminal(sys.stdout):
+        sys.stdout.write(clean(content.decode("utf-8", "replace")))
+        return
+    sys.stdout.flush()
+    binary.write(content)
+    binary.flush()
+
+
+def _show_result(output: Output, task: str, found: TaskResult) -> None:
+    if found.text:
+        output.line(found.text.rstrip("\n"))
+    for key, each in found.outputs.items():
+        output.line(
+            dim(
+                f"{key} ({each.kind}, {each.size_bytes} bytes): flakes tasks result {task} --output {key}"
+            )
+        )
+    if found.error is not None:
+        output.talk(Span(f"{found.error.message} ({found.error.code})", "red"))
+
+
+def _show(output: Output, task: Task) -> None:
+    if output.as_json:
+        output.data(task)
+        return
+    output.line(
+        states.state(task.status, with_glyph=True), "  ", bold(task.task_key), dim(f"  {task.task_id}"),
+        dim("  cancel requested") if task.cancel_requested else "",
+    )  # fmt: skip

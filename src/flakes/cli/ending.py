@@ -1,0 +1,65 @@
+"""Gathers what is said at the end of a run: the tasks, the results worth showing, the last log lines."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from flakes.cli.output import Output
+from flakes.cli.render import outcome
+from flakes.wire.errors import ApiError
+from flakes.wire.runs import Run
+from flakes.wire.tasks import LogEntry, Task, TaskResult
+
+if TYPE_CHECKING:
+    from flakes.client.api import Client
+
+TAIL_LINES = 10
+REQUESTS_AT_ONCE = 8
+
+
+async def show(client: Client, output: Output, run: Run) -> None:
+    """Print the outcome of a run that is complete."""
+    tasks = await client.all_tasks(run.run_id)
+    gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
+    good = outcome.worth_showing(tasks)
+    bad = outcome.failures(tasks)
+    results = dict(
+        zip(
+            [task.task_key for task in good + bad],
+            await asyncio.gather(*(_result(client, gate, task) for task in good + bad)),
+            strict=True,
+        )
+    )
+    if output.as_json:
+        present = {key: result for key, result in results.items() if result is not None}
+        output.data(outcome.summary(run, tasks, present))
+        return
+    shown = 0
+    for task in good:
+        result = results[task.task_key]
+        if result is not None:
+            outcome.show_result(output, run, task, result)
+            shown += 1
+    tails = await asyncio.gather(*(_tail(client, gate, task) for task in bad))
+    for task, tail in zip(bad, tails, strict=True):
+        result = results[task.task_key]
+        error = task.error or (result.error if result is not None else None)
+        outcome.show_failure(output, task, error, tail)
+    outcome.show_end(output, run, shown, tasks)
+
+
+async def _result(client: Client, gate: asyncio.Semaphore, task: Task) -> TaskResult | None:
+    async with gate:
+        try:
+            return await client.result(task.task_id)
+        except ApiError as error:
+            # A task that never began has nothing to show.
+            if error.code in ("result_not_ready", "not_found"):
+                return None
+            raise
+
+
+async def _tail(client: Client, gate: asyncio.Semaphore, task: Task) -> list[LogEntry]:
+    async with gate:
+        return (await client.logs(task.task_id, tail=TAIL_LINES)).logs

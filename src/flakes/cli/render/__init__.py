@@ -1,0 +1,1 @@
+"""How things look. Functions from values to parts of lines; nothing here asks, waits or decides."""

@@ -1,0 +1,135 @@
+"""The human views of `flakes inspect`: one run, one task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from flakes.cli.output import Output, Part, Span, bold, dim
+from flakes.cli.render import state as states
+from flakes.cli.render.text import ago, count, duration, excerpt, moment, one_line, shortened, size
+from flakes.wire.runs import Run
+from flakes.wire.tasks import Explanation, Task, TaskDetail, TaskResult
+
+TASKS_MAX = 200
+
+
+def show_run(output: Output, run: Run, tasks: Sequence[Task]) -> None:
+    """A run: its state, its counts, its tasks."""
+    closed = "" if run.closed else "  (open: more tasks may come)"
+    if run.cancel_requested:
+        closed = "  (cancelled)"
+    rows: list[list[Part]] = [
+        [dim("run"), f"{run.run_key}  {run.run_id}"],
+        [dim("name"), run.name],
+        [dim("project"), run.project_key],
+        [dim("created"), f"{moment(run.created_at)}, {ago(run.created_at)}"],
+    ]
+    if run.completed_at is not None:
+        took = duration((run.completed_at - run.created_at).total_seconds())
+        rows.append([dim("completed"), f"{moment(run.completed_at)}, after {took}"])
+    output.line(states.state(run.state, with_glyph=True), closed)
+    output.table(rows)
+    output.line(dim("tasks"), "      ", *states.counts(run.task_counts))
+    if tasks:
+        output.line()
+        show_tasks(output, tasks[:TASKS_MAX])
+    if len(tasks) > TASKS_MAX:
+        output.line(dim(f"... {len(tasks) - TASKS_MAX:,} more: flakes tasks list {run.run_key}"))
+
+
+def show_tasks(output: Output, tasks: Sequence[Task]) -> None:
+    """A table of tasks."""
+    rows: list[list[Part]] = []
+    for task in tasks:
+        took = "-"
+        if task.started_at is not None and task.finished_at is not None:
+            took = duration((task.finished_at - task.started_at).total_seconds())
+        why = "" if task.error is None else shortened(one_line(task.error.message), 80)
+        rows.append([
+            states.state(task.status, with_glyph=True), task.task_key,
+            shortened(one_line(task.title), 50), task.adapter, str(task.attempt), took, dim(why),
+        ])  # fmt: skip
+    output.table(rows, ["STATUS", "KEY", "TITLE", "ADAPTER", "ATTEMPT", "TOOK", ""])
+
+
+def show_task(output: Output, task: TaskDetail, result: TaskResult | None) -> None:
+    """A task: what it is, how it stands, its attempts, and what it left."""
+    output.line(states.state(task.status, with_glyph=True))
+    rows: list[list[Part]] = [
+        [dim("task"), f"{task.run_key}/{task.task_key}  {task.task_id}"],
+        [dim("title"), task.title],
+        [dim("adapter"), task.adapter],
+    ]
+    work = task.definition.get("input")
+    if isinstance(work, dict):
+        shown = work.get("shell") or json.dumps(work, ensure_ascii=False)
+        rows.append([dim("input"), shortened(one_line(str(shown)), 200)])
+    if task.depends_on:
+        rows.append([dim("depends on"), ", ".join(task.depends_on)])
+    needs = task.definition.get("requiredCapabilities")
+    if needs:
+        rows.append([dim("needs"), ", ".join(map(str, needs))])
+    rows.append([dim("created"), moment(task.created_at)])
+    if task.started_at is not None:
+        rows.append([dim("started"), moment(task.started_at)])
+    if task.finished_at is not None:
+        rows.append([dim("finished"), moment(task.finished_at)])
+    if task.error is not None:
+        rows.append([dim("error"), Span(f"{task.error.message} ({task.error.code})", "red")])
+    output.table(rows)
+    if task.explanation is not None:
+        output.line()
+        show_explanation(output, task.explanation)
+    if task.attempts:
+        output.line()
+        _show_attempts(output, task)
+    if result is not None:
+        output.line()
+        _show_result(output, task, result)
+
+
+def show_explanation(output: Output, explanation: Explanation) -> None:
+    """Why a task is not running, the facts behind it, and what to do."""
+    output.line(
+        bold("why it is not running: "), explanation.sentence, " ", dim(f"({explanation.code})")
+    )
+    for name, value in explanation.evidence.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        output.line("  ", dim(f"{name}: "), one_line(shown))
+    if explanation.next_action:
+        output.line(Span("next: ", "green"), explanation.next_action)
+
+
+def _show_attempts(output: Output, task: TaskDetail) -> None:
+    rows: list[list[Part]] = []
+    for each in task.attempts:
+        begun = each.accepted_at or each.offered_at
+        took = "-" if each.ended_at is None else duration((each.ended_at - begun).total_seconds())
+        rows.append([
+            str(each.attempt), Span(each.state, states.colour(each.state)), moment(begun), took,
+            each.sandbox_id, dim(one_line(each.reason or "")),
+        ])  # fmt: skip
+    output.table(rows, ["ATTEMPT", "STATE", "BEGUN", "TOOK", "SANDBOX", ""])
+
+
+def _show_result(output: Output, task: TaskDetail, result: TaskResult) -> None:
+    claim = {True: "verified", False: "not verified", None: "claimed, nothing was verified"}
+    facts = [claim[result.verified]] if result.status == "SUCCEEDED" else []
+    if result.exit_code is not None:
+        facts.append(f"exit code {result.exit_code}")
+    output.line(bold("result"), dim(f"  {', '.join(facts)}"))
+    for each in result.evidence:
+        look = Span("passed", "green") if each.passed else Span(f"exit {each.exit_code}", "red")
+        output.line("  ", look, f"  {one_line(each.command)}")
+    text, left_out = excerpt(result.text, 40, 8_000)
+    for line in text.split("\n") if text else ():
+        output.line("  ", line)
+    reference = f"{task.run_key}/{task.task_key}"
+    if left_out:
+        output.line(
+            "  ", dim(f"... {count(left_out, 'more line')}: flakes tasks result {reference}")
+        )
+    for key, each in result.outputs.items():
+        read = f"flakes tasks result {reference} --output {key}"
+        output.line("  ", f"{key}  ", dim(f"{each.kind}, {size(each.size_bytes)}: {read}"))

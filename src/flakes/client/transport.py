@@ -1,0 +1,208 @@
+"""One HTTP connection pool to one control plane: authentication, retries, and errors as `ApiError`.
+
+Knows HTTP and the error bodies of `wire.errors`; refuses to know any route. What may be retried is
+decided here, once: a refused connection always (nothing was sent), a dropped connection or a 429/503
+only when the caller says that the request is idempotent. Retries are few and short, because somebody
+waits at the other end; whoever must outlive a restart uses the event stream, which reconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+
+from flakes.wire import codec
+from flakes.wire.errors import ApiError, from_body
+
+T = TypeVar("T")
+
+ATTEMPTS: Final = 4
+BACKOFF_S: Final = 0.15
+RETRY_AFTER_MAX_S: Final = 5.0
+RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a control plane is and who asks. `server` is a URL without a trailing slash."""
+
+    server: str
+    token: str | None = None
+
+
+class Transport:
+    """Sends requests to `address`. `locate`, when given, is asked again after a refused connection,
+    because a local session may have moved to another port in the meantime."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        timeout_s: float = 60.0,
+        locate: Callable[[], Address | None] | None = None,
+    ) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._locate = locate
+        self._http = _open(address, timeout_s)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: object | None = None,
+        idempotent: bool = False,
+    ) -> T:
+        """Send and decode the answer as `kind`; every failure is an `ApiError`."""
+        response = await self.send(method, path, params=params, body=body, idempotent=idempotent)
+        if kind is type(None):
+            return None  # type: ignore[return-value]
+        try:
+            return codec.decode(response.content, kind)
+        except codec.BodyError as error:
+            raise ApiError(
+                "protocol_error",
+                f"the answer of {method} {path} is not understood: {error}",
+                "check that server and client are of compatible versions (`flakes auth status`)",
+            ) from error
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: object | None = None,
+        idempotent: bool = False,
+    ) -> httpx2.Response:
+        """Send with retries; a status of 400 or more is raised as the `ApiError` it carries."""
+        content = None if body is None else codec.encode(body)
+        repeatable = idempotent or method in ("GET", "PUT", "DELETE")
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                response = await self._http.request(
+                    method,
+                    path,
+                    params=_present(params),
+                    content=content,
+                    headers={} if content is None else {"content-type": "application/json"},
+                )
+            except httpx2.TransportError as error:
+                may = repeatable or isinstance(error, httpx2.ConnectError)
+                slow = isinstance(error, httpx2.TimeoutException)
+                if slow or not may or attempt >= ATTEMPTS:
+                    raise self.unreachable(error) from error
+                delay_s = _delay_s(attempt)
+            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
+                raise self.unreachable(error) from error
+            else:
+                if response.status_code < 400:
+                    return response
+                retried = repeatable and response.status_code in RETRIED_STATUSES
+                if not retried or attempt >= ATTEMPTS:
+                    raise error_of(response.status_code, response.content)
+                delay_s = retry_after_s(response.headers) or _delay_s(attempt)
+            await asyncio.sleep(delay_s)
+            await self.relocate()
+
+    def stream(
+        self, path: str, params: Mapping[str, Any], headers: Mapping[str, str], silence_s: float
+    ) -> AbstractAsyncContextManager[httpx2.Response]:
+        """Open a response whose body is read as it comes; `silence_s` without a byte is an error."""
+        timeout = httpx2.Timeout(self._timeout_s, read=silence_s)
+        return self._http.stream(
+            "GET", path, params=_present(params), headers=dict(headers), timeout=timeout
+        )
+
+    async def relocate(self) -> None:
+        """Follow a local session that has moved; without `locate` nothing happens."""
+        if self._locate is None:
+            return
+        found = self._locate()
+        if found is None or found == self.address:
+            return
+        old, self._http = self._http, _open(found, self._timeout_s)
+        self.address = found
+        await old.aclose()
+
+    def unreachable(self, error: Exception) -> ApiError:
+        """The refusal for an address where nothing (sensible) answers."""
+        reason = str(error) or type(error).__name__
+        return ApiError(
+            "server_unreachable",
+            f"no answer from {self.address.server}: {reason}",
+            "start a local session with `flakes up`, or name a running server with --server",
+            server=self.address.server,
+        )
+
+
+def error_of(status: int, content: bytes) -> ApiError:
+    """The `ApiError` in the body of a refused request."""
+    try:
+        body: object = msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        body = None
+    return from_body(status, body)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """What `Retry-After` asks for, in seconds, bounded; dates are not understood and ignored."""
+    value = headers.get("retry-after", "")
+    try:
+        return min(RETRY_AFTER_MAX_S, max(0.0, float(value)))
+    except ValueError:
+        return None
+
+
+def _delay_s(attempt: int) -> float:
+    return BACKOFF_S * 2 ** (attempt - 1) * (0.5 + random.random() / 2)  # noqa: S311
+
+
+def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if params is None:
+        return None
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _open(address: Address, timeout_s: float) -> httpx2.AsyncClient:
+    url = urlsplit(address.server)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ApiError(
+            "usage",
+            f"{address.server!r} is not the address of a server",
+            "write it as http://host:port or https://host",
+        )
+    headers = {"authorization": f"Bearer {address.token}"} if address.token else {}
+    return httpx2.AsyncClient(
+        base_url=address.server,
+        headers=headers,
+        timeout=timeout_s,
+        # Building certificate stores costs tens of milliseconds that plain HTTP has no use for.
+        verify=url.scheme == "https",
+        # A proxy from the environment cannot reach this machine's loopback.
+        trust_env=not _is_loopback(url.hostname),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,44 @@
+"""Every limit of the product, with its unit, in one place. Breaking one is a clear 4xx that changes nothing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+KEY_LENGTH_MAX: Final = 64
+NAME_LENGTH_MAX: Final = 200
+TITLE_LENGTH_MAX: Final = 500
+
+ADMISSION_TASKS_MAX: Final = 10_000
+REQUEST_SIZE_BYTES_MAX: Final = 32 * MIB
+TASK_BODY_SIZE_BYTES_MAX: Final = 256 * KIB
+ACCEPTANCE_COUNT_MAX: Final = 64
+ACCEPTANCE_LENGTH_MAX: Final = 2_000
+TASK_INPUT_SIZE_BYTES_MAX: Final = 64 * KIB
+METADATA_SIZE_BYTES_MAX: Final = 16 * KIB
+DEPENDENCIES_PER_TASK_MAX: Final = 1_000
+CAPABILITIES_MAX: Final = 64
+VERIFY_COMMANDS_MAX: Final = 32
+PRIORITY_MAX: Final = 1_000
+TIMEOUT_S_MAX: Final = 30 * 24 * 3600
+
+DECLARED_OUTPUTS_MAX: Final = 64
+OUTPUT_SIZE_BYTES_MAX: Final = 64 * MIB
+OUTPUT_SIZE_BYTES_DEFAULT: Final = MIB
+OUTPUT_INLINE_BYTES_MAX: Final = 8 * KIB
+
+LOG_LINE_BYTES_MAX: Final = 8 * KIB
+STREAM_FRAME_BYTES_MAX: Final = MIB
+
+PAGE_LENGTH_DEFAULT: Final = 50
+PAGE_LENGTH_MAX: Final = 200
+LOG_PAGE_LENGTH_MAX: Final = 1_000
+
+POOLS_PER_HOST_MAX: Final = 64
+CONCURRENCY_MAX: Final = 1_024
+
+ATTEMPTS_MAX: Final = 100
+INFRASTRUCTURE_RETRIES_MAX: Final = 5

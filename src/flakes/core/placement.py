@@ -1,0 +1,271 @@
+"""Placement as a pure plan over a snapshot: which ready task goes to which free slot, and why not.
+
+Ready tasks come grouped in *classes* (owner, project, adapter, capability set): all tasks of a class
+fit the same sandboxes, so a class that cannot be placed is considered once, not once a task (F10, F18).
+Cost: O(classes x distinct sandbox shapes + placements). The plan may be stale when it is applied; the
+store re-checks every row, so a stale plan places less, never wrongly.
+
+Fairness: owners take turns, then runs of one owner take turns; within a run the higher priority goes
+first, then the older task. Sandboxes: the one with the most free slots first, so work spreads out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyTask:
+    """The head of a queue; `since` orders tasks of one priority (any comparable, smaller is older)."""
+
+    task_id: str
+    run_id: str
+    priority: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyClass:
+    """Tasks that fit the same sandboxes. `tasks` holds at most as many as there are free slots."""
+
+    class_id: int
+    owner_id: str
+    project_id: str
+    adapter: str
+    capabilities: frozenset[str]
+    depth: int
+    """How many tasks of the class are ready in all (may exceed `tasks`)."""
+    tasks: Sequence[ReadyTask]
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A connected sandbox that may take work. `projects` None means every project of its owner."""
+
+    sandbox_id: str
+    owner_id: str
+    adapters: frozenset[str]
+    capabilities: frozenset[str]
+    slots: int
+    free: int
+    projects: frozenset[str] | None = None
+    accepting: bool = True
+    """False while it drains or its link is suspect: it counts as capacity but gets nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What a host could still launch."""
+
+    pool_id: str
+    owner_id: str
+    adapter: str
+    capabilities: frozenset[str]
+    concurrency: int
+    instances_max: int
+    instances_alive: int
+    instances_launching: int
+    online: bool
+    projects: frozenset[str] | None = None
+    launch_failure: str | None = None
+    """Why the last launch failed while its back-off still runs; nothing is launched meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a placement looks at."""
+
+    classes: Sequence[ReadyClass]
+    sandboxes: Sequence[Sandbox]
+    pools: Sequence[Pool] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    task_id: str
+    sandbox_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    pool_id: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """Why tasks of a class still wait: a reason code and the facts behind it."""
+
+    class_id: int
+    code: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    placements: tuple[Placement, ...]
+    launches: tuple[Launch, ...]
+    unplaced: tuple[Unplaced, ...]
+
+
+def plan(snapshot: Snapshot) -> Plan:
+    """Place what fits, launch what is missing, and say why the rest waits."""
+    free = {s.sandbox_id: s.free for s in snapshot.sandboxes if s.accepting and s.free > 0}
+    fits = {c.class_id: [s for s in snapshot.sandboxes if _fits(c, s)] for c in snapshot.classes}
+    placements: list[Placement] = []
+    placed: defaultdict[int, int] = defaultdict(int)
+    # Buckets by identical set of usable sandboxes keep the cost per placement constant: each bucket
+    # holds one rotation of its sandboxes.
+    rotations: dict[frozenset[str], _Rotation] = {}
+    usable: dict[int, _Rotation] = {}
+    for ready in snapshot.classes:
+        names = frozenset(s.sandbox_id for s in fits[ready.class_id] if s.sandbox_id in free)
+        if names:
+            usable[ready.class_id] = rotations.setdefault(names, _Rotation(names, free))
+    for ready, task in _fair_order([c for c in snapshot.classes if c.class_id in usable]):
+        rotation = usable.get(ready.class_id)
+        if rotation is None:
+            continue
+        sandbox_id = rotation.take(free)
+        if sandbox_id is None:
+            del usable[ready.class_id]
+            continue
+        placements.append(Placement(task.task_id, sandbox_id))
+        placed[ready.class_id] += 1
+    launches, in_flight = _launches(snapshot, placed)
+    unplaced = tuple(
+        _why(ready, fits[ready.class_id], snapshot.pools, in_flight)
+        for ready in snapshot.classes
+        if placed[ready.class_id] < ready.depth
+    )
+    return Plan(tuple(placements), tuple(launches), unplaced)
+
+
+class _Rotation:
+    """Free sandboxes of one shape, most free slots first, then round and round."""
+
+    def __init__(self, names: Iterable[str], free: dict[str, int]) -> None:
+        self._queue = deque(sorted(names, key=lambda name: (-free[name], name)))
+
+    def take(self, free: dict[str, int]) -> str | None:
+        while self._queue:
+            name = self._queue.popleft()
+            if free[name] > 0:
+                free[name] -= 1
+                self._queue.append(name)
+                return name
+        return None
+
+
+def _fair_order(classes: Sequence[ReadyClass]) -> Iterable[tuple[ReadyClass, ReadyTask]]:
+    """Tasks in the order they get slots: owners in turn, runs of an owner in turn."""
+    owners: defaultdict[str, defaultdict[str, list[tuple[int, float, str, ReadyClass, ReadyTask]]]]
+    owners = defaultdict(lambda: defaultdict(list))
+    for ready in classes:
+        for task in ready.tasks:
+            entry = (-task.priority, task.since, task.task_id, ready, task)
+            owners[ready.owner_id][task.run_id].append(entry)
+    turns: deque[deque[deque[tuple[int, float, str, ReadyClass, ReadyTask]]]] = deque()
+    for runs in owners.values():
+        queues = [deque(sorted(entries, key=lambda e: e[:3])) for entries in runs.values()]
+        # The run whose head matters most goes first: priority, then age.
+        queues.sort(key=lambda q: q[0][:3])
+        turns.append(deque(queues))
+    while turns:
+        runs_of_owner = turns.popleft()
+        queue = runs_of_owner.popleft()
+        entry = queue.popleft()
+        yield entry[3], entry[4]
+        if queue:
+            runs_of_owner.append(queue)
+        if runs_of_owner:
+            turns.append(runs_of_owner)
+
+
+def _fits(ready: ReadyClass, sandbox: Sandbox) -> bool:
+    return (
+        ready.owner_id == sandbox.owner_id
+        and ready.adapter in sandbox.adapters
+        and ready.capabilities <= sandbox.capabilities
+        and (sandbox.projects is None or ready.project_id in sandbox.projects)
+    )
+
+
+def _pool_fits(ready: ReadyClass, pool: Pool) -> bool:
+    return (
+        ready.owner_id == pool.owner_id
+        and ready.adapter == pool.adapter
+        and ready.capabilities <= pool.capabilities
+        and (pool.projects is None or ready.project_id in pool.projects)
+    )
+
+
+def _launches(
+    snapshot: Snapshot, placed: dict[int, int]
+) -> tuple[list[Launch], dict[str, int]]:
+    """ceil(demand / concurrency) instances per pool, less those on their way, within its maximum."""
+    demand: defaultdict[str, int] = defaultdict(int)
+    in_flight = {pool.pool_id: pool.instances_launching for pool in snapshot.pools}
+    by_id = {pool.pool_id: pool for pool in snapshot.pools}
+    for ready in snapshot.classes:
+        missing = ready.depth - placed[ready.class_id]
+        if missing <= 0:
+            continue
+        candidates = [p for p in snapshot.pools if p.online and _pool_fits(ready, p)]
+        candidates.sort(key=lambda p: (p.launch_failure is not None, p.instances_alive, p.pool_id))
+        for pool in candidates:
+            room = (pool.instances_max - pool.instances_alive) * pool.concurrency
+            share = min(missing, max(0, room - demand[pool.pool_id]))
+            demand[pool.pool_id] += share
+            missing -= share
+            if missing <= 0:
+                break
+    launches: list[Launch] = []
+    for pool_id, wanted in demand.items():
+        pool = by_id[pool_id]
+        if pool.launch_failure is not None:
+            continue
+        instances = -(-wanted // pool.concurrency) - pool.instances_launching
+        room = pool.instances_max - pool.instances_alive - pool.instances_launching
+        count = min(instances, room)
+        if count > 0:
+            launches.append(Launch(pool_id, count))
+            in_flight[pool_id] += count
+    return launches, in_flight
+
+
+def _why(
+    ready: ReadyClass, fits: list[Sandbox], pools: Sequence[Pool], in_flight: dict[str, int]
+) -> Unplaced:
+    """The most useful reason, looked for in this order: capacity busy, on its way, failed, absent."""
+    own_pools = [pool for pool in pools if _pool_fits(ready, pool)]
+    launching = sum(in_flight[pool.pool_id] for pool in own_pools)
+    slots = sum(sandbox.slots for sandbox in fits)
+    facts: dict[str, object] = {"slots": slots, "busy": slots - sum(s.free for s in fits)}
+    if launching:
+        return Unplaced(ready.class_id, "launch_in_flight", facts | {"launching": launching})
+    failed = [pool for pool in own_pools if pool.launch_failure is not None]
+    if failed and not fits:
+        facts |= {"poolId": failed[0].pool_id, "reason": failed[0].launch_failure}
+        return Unplaced(ready.class_id, "launch_failed", facts)
+    if fits:
+        full = own_pools and all(p.instances_alive >= p.instances_max for p in own_pools)
+        return Unplaced(ready.class_id, "pool_at_limit" if full else "capacity_saturated", facts)
+    if own_pools and not any(pool.online for pool in own_pools):
+        return Unplaced(ready.class_id, "no_host_online", {"pools": len(own_pools)})
+    owned = [pool for pool in pools if pool.owner_id == ready.owner_id]
+    if not owned:
+        return Unplaced(ready.class_id, "no_host_online", {"pools": 0})
+    adapters = sorted({pool.adapter for pool in owned})
+    if ready.adapter not in adapters:
+        facts = {"adapter": ready.adapter, "available": adapters}
+        return Unplaced(ready.class_id, "adapter_unavailable", facts)
+    same_adapter = [pool for pool in owned if pool.adapter == ready.adapter]
+    offered = frozenset[str]().union(*(pool.capabilities for pool in same_adapter))
+    missing = sorted(ready.capabilities - offered)
+    if missing or not any(ready.capabilities <= pool.capabilities for pool in same_adapter):
+        facts = {"missing": missing, "required": sorted(ready.capabilities)}
+        return Unplaced(ready.class_id, "capability_unavailable", facts)
+    return Unplaced(ready.class_id, "project_not_bound", {"projectId": ready.project_id})

@@ -1,0 +1,180 @@
+"""The host process: puts the parts together, and turns signals into an orderly end.
+
+Exits 0 after SIGTERM or SIGINT, with everything it started stopped. A configuration that cannot work is
+refused before anything starts, as an `ApiError` of code `config_invalid`. Nothing else ends it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+import platform
+import secrets
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import structlog
+import uvloop
+
+from flakes import __version__
+from flakes.host import pools
+from flakes.host.instances import Instances
+from flakes.host.providers import PROVIDERS
+from flakes.host.provisioning import Provisioning
+from flakes.host.uplink import Uplink, stream_url
+from flakes.wire import config as configuration
+from flakes.wire.config import HostConfig
+from flakes.wire.errors import ApiError
+from flakes.wire.host_stream import PROTOCOL, Downstream, Hello, Launch, Stop, Welcome
+
+DAEMON_ARGV: Final = (sys.executable, "-P", "-m", "flakes.sandbox")
+"""`--config <path>` follows. -P: the instance's directory is not a place to import from."""
+
+log = structlog.get_logger("flakes.host")
+
+
+def run(config: HostConfig, *, daemon_argv: tuple[str, ...] = DAEMON_ARGV) -> int:
+    """Run the host until it is told to end; the exit code. Raises `ApiError` (`config_invalid`) before
+    anything was started. `daemon_argv` is the command that `--config <sandbox.toml>` is appended to."""
+    configure_logs(config.log_format)
+    pools.check(config.pools, PROVIDERS)
+    stream_url(config)
+    configuration.credential(Path(config.credential_file))
+    state_dir = state_directory(config)
+    lock = _lock(state_dir)
+    try:
+        uvloop.run(_serve(config, state_dir, daemon_argv))
+    finally:
+        os.close(lock)
+    return 0
+
+
+def state_directory(config: HostConfig) -> Path:
+    """Where the host keeps its instances: `stateDir`, or a directory beside the credential file that is
+    named after it (`host.credential` → `host.state`)."""
+    if config.state_dir is None:
+        return Path(config.credential_file).with_suffix(".state")
+    path = Path(config.state_dir)
+    if not path.is_absolute():
+        raise ApiError(
+            "config_invalid",
+            f"stateDir: `{config.state_dir}` is not an absolute path",
+            "write the full path",
+        )
+    return path
+
+
+def configure_logs(log_format: str) -> None:
+    """Structured lines on stderr: `text` for people, `json` for machines."""
+    as_json = log_format == "json"
+    render = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([structlog.processors.format_exc_info] if as_json else []),
+            render,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def command(argv: list[str]) -> int:
+    """`run --config PATH`; a refusal is printed with its fix."""
+    parser = argparse.ArgumentParser(prog="python -m flakes.host")
+    commands = parser.add_subparsers(required=True)
+    running = commands.add_parser("run", help="lend this machine's capacity to the control plane")
+    running.add_argument("--config", type=Path, required=True, metavar="PATH")
+    path: Path = parser.parse_args(argv).config
+    try:
+        return run(configuration.load(path, HostConfig))
+    except ApiError as error:
+        sys.stderr.write(f"error: {error.message}\nfix: {error.fix}\n")
+        return error.exit_code
+
+
+async def _serve(config: HostConfig, state_dir: Path, daemon_argv: tuple[str, ...]) -> None:
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end.set)
+
+    boot = secrets.token_hex(8)
+    providers = {name: make() for name, make in PROVIDERS.items()}
+    advertisements = [pools.advertise(pool) for pool in config.pools]
+
+    def hello() -> Hello:
+        return Hello(
+            protocol=PROTOCOL,
+            host_id=config.host_id,
+            boot=boot,
+            version=__version__,
+            platform=platform.system().lower(),
+            arch=platform.machine().lower(),
+            pools=advertisements,
+            instances=provisioning.inventory(),
+        )
+
+    def welcomed(sent: Hello, _: Welcome) -> None:
+        provisioning.welcomed(sent.instances)
+
+    def receive(order: Downstream) -> None:
+        if isinstance(order, Launch):
+            provisioning.launch(order)
+        elif isinstance(order, Stop):
+            provisioning.stop(order)
+
+    uplink = Uplink(config, hello, welcomed, receive, count=lambda: provisioning.count())
+    provisioning = Provisioning(
+        config,
+        Instances(state_dir),
+        providers,
+        daemon_argv,
+        report=uplink.report,
+        is_connected=lambda: uplink.is_connected,
+    )
+    log.info("host_started", host=config.host_id, pid=os.getpid(), state_dir=str(state_dir))
+    # The first inventory must be whole, so what exists is found before the line goes up.
+    await provisioning.adopt()
+    line = asyncio.create_task(uplink.run())
+    await end.wait()
+    log.info("host_stopping", instances=provisioning.count())
+    await provisioning.shutdown()
+    await uplink.close()
+    line.cancel()
+    await asyncio.gather(line, return_exceptions=True)
+    log.info("host_stopped")
+
+
+def _lock(state_dir: Path) -> int:
+    """Two hosts over one state directory would both restart the same daemons: the second is refused.
+    The kernel drops the lock with the process, however that ends."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(state_dir / "host.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ApiError(
+            "config_invalid",
+            f"stateDir: {state_dir} cannot be used: {error.strerror}",
+            "point stateDir to a directory that this user may write to",
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ApiError(
+            "config_invalid",
+            f"stateDir: another host process works in {state_dir}",
+            "stop that one, or give each host its own stateDir",
+        ) from None
+    return lock

@@ -1,0 +1,140 @@
+"""Content too large for the stream, over HTTP: blobs up and down, and assignments to fetch.
+
+Everything is retried with back-off while the control plane is away: the task's work is done, only its
+delivery waits. Refusals that time will not mend are raised. Paths are streamed, never held in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from flakes.agents.base import AgentError
+from flakes.wire.codec import decode
+from flakes.wire.config import SandboxConfig, credential
+from flakes.wire.sandbox_stream import Assignment
+
+if TYPE_CHECKING:
+    import httpx2
+
+log = structlog.get_logger(__name__)
+
+CHUNK_BYTES: Final = 256 * 1024
+RETRY_S_MAX: Final = 15.0
+TIMEOUT_S: Final = 60.0
+
+
+class RefusedError(Exception):
+    """The server's answer is final; `status` is HTTP's."""
+
+    def __init__(self, status: int, what: str, body: str) -> None:
+        super().__init__(f"the control plane answered {status} to {what}: {body}")
+        self.status = status
+
+
+class BlobClient:
+    """The sandbox's HTTP side. The HTTP library is loaded when it is first needed."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self._config = config
+        self._base = f"{config.control_plane_url.rstrip('/')}/v1/sandboxes/{config.sandbox_id}"
+        self._client: httpx2.AsyncClient | None = None
+
+    async def upload(self, path: Path, digest: str) -> None:
+        """Put a file under its digest; the server may have it already."""
+        size = str(path.stat().st_size)
+
+        async def put() -> None:
+            client = self._open()
+            response = await client.put(
+                f"{self._base}/blobs/{digest}",
+                content=_chunks(path),
+                headers=self._headers() | {"content-length": size},
+            )
+            if response.status_code not in (200, 201):
+                raise RefusedError(response.status_code, "an upload", response.text[:500])
+
+        await self._persist("blob upload", put)
+
+    async def download(self, digest: str, target: Path) -> None:
+        """Fetch a blob into a file and check that it is what its digest says."""
+
+        async def get() -> None:
+            client = self._open()
+            hashed = hashlib.sha256()
+            url = f"{self._base}/blobs/{digest}"
+            async with client.stream("GET", url, headers=self._headers()) as response:
+                if response.status_code != 200:
+                    body = (await response.aread()).decode("utf-8", "replace")
+                    raise RefusedError(response.status_code, "a download", body[:500])
+                with target.open("wb") as file:
+                    async for chunk in response.aiter_bytes(CHUNK_BYTES):
+                        hashed.update(chunk)
+                        file.write(chunk)
+            if f"sha256:{hashed.hexdigest()}" != digest:
+                raise AgentError(
+                    "input_damaged", f"the bytes that came for {digest} are not those", lost=True
+                )
+
+        await self._persist("blob download", get)
+
+    async def assignment(self, assignment_id: str) -> Assignment:
+        """An assignment that was too large for the stream."""
+        found: list[Assignment] = []
+
+        async def get() -> None:
+            client = self._open()
+            url = f"{self._base}/assignments/{assignment_id}"
+            response = await client.get(url, headers=self._headers())
+            if response.status_code != 200:
+                raise RefusedError(response.status_code, "an assignment", response.text[:500])
+            found.append(decode(response.content, Assignment))
+
+        await self._persist("assignment fetch", get)
+        return found[0]
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _persist(self, what: str, attempt: Callable[[], Awaitable[None]]) -> None:
+        import httpx2
+
+        tries = 0
+        while True:
+            try:
+                await attempt()
+            except httpx2.TransportError as error:
+                reason = str(error) or type(error).__name__
+            except RefusedError as error:
+                if error.status < 500 and error.status not in (408, 425, 429):
+                    raise
+                reason = str(error)
+            else:
+                return
+            delay_s = random.uniform(0, min(RETRY_S_MAX, 0.2 * 2**tries))  # noqa: S311
+            tries += 1
+            log.info("will try again", what=what, delay_s=round(delay_s, 2), reason=reason)
+            await asyncio.sleep(delay_s)
+
+    def _open(self) -> httpx2.AsyncClient:
+        import httpx2
+
+        if self._client is None:
+            self._client = httpx2.AsyncClient(timeout=httpx2.Timeout(TIMEOUT_S, connect=10.0))
+        return self._client
+
+    def _headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {credential(Path(self._config.credential_file))}"}
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

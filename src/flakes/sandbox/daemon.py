@@ -1,0 +1,397 @@
+"""The sandbox daemon: which assignments it holds, in which state, and what moves them.
+
+``pending`` (accepted here, the acceptance not yet acknowledged) → ``accepted`` / ``running`` → ``ended``
+(the result is in the journal, not yet acknowledged) → forgotten. Messages come from the uplink and go
+through the outbox; the work of one assignment is `lifecycle`'s.
+
+Invariants: nothing starts before the acknowledgement of its acceptance is itself in the journal, so that
+no assignment is ever started twice, whenever the daemon dies. A result is said only when nothing of the
+assignment is left. What an earlier daemon had running is made sure to be gone and reported lost. Offers
+are declined, never queued, beyond `maxConcurrency`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from flakes import __version__
+from flakes.agents.registry import DRIVERS
+from flakes.core.task import Outcome
+from flakes.sandbox import processes
+from flakes.sandbox.directory import TaskDirectory
+from flakes.sandbox.journal import Journal, Row, Statement
+from flakes.sandbox.lifecycle import Lifecycle, Services, directory_of, fitted
+from flakes.sandbox.outbox import Outbox
+from flakes.sandbox.uplink import Uplink
+from flakes.wire.codec import BodyError, decode, encode
+from flakes.wire.config import SandboxConfig
+from flakes.wire.sandbox_stream import (
+    PROTOCOL,
+    Accepted,
+    Ack,
+    Assign,
+    Assignment,
+    Cancel,
+    Declined,
+    Drain,
+    Hello,
+    InventoryItem,
+    Result,
+    Welcome,
+)
+from flakes.wire.tasks import TaskError
+
+log = structlog.get_logger(__name__)
+
+FLUSH_S: Final = 5.0
+PREDECESSOR_PATIENCE_S: Final = 10.0
+
+_INSERT: Final = (
+    "insert into assignments (assignment_id, state, payload, directory) values (?, 'pending', ?, ?)"
+)
+_ACCEPT: Final = "update assignments set state = 'accepted' where assignment_id = ?"
+_END: Final = "update assignments set state = 'ended', payload = x'' where assignment_id = ?"
+_DELETE: Final = "delete from assignments where assignment_id = ?"
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """An assignment in the daemon's hands. `deciding_seq` is the message whose ack moves it on."""
+
+    assignment_id: str
+    state: str
+    directory: TaskDirectory
+    deciding_seq: int = 0
+    assignment: Assignment | None = None
+    lifecycle: Lifecycle | None = None
+    has_directory: bool = True
+
+
+class Daemon:
+    """One sandbox's daemon; `serve` runs until it is drained or stopped."""
+
+    def __init__(self, config: SandboxConfig, journal: Journal) -> None:
+        self._config = config
+        self._journal = journal
+        self._outbox = Outbox(journal)
+        self._services = Services(config, journal, self._outbox)
+        self._state_dir = Path(config.state_dir)
+        self._boot = secrets.token_hex(8)
+        self._held: dict[str, Held] = {}
+        self._undecided: deque[Held] = deque()
+        """Everything that waits for an ack, by its sequence number."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._adapters = [name for name in config.adapters if name in DRIVERS]
+        self._draining = False
+        self._stopping = asyncio.Event()
+        self._idle = asyncio.Event()
+
+    async def serve(self) -> int:
+        """Exit code: 0 when drained or stopped, 1 when the journal went bad."""
+        unknown = sorted(set(self._config.adapters) - set(self._adapters))
+        if unknown:
+            log.error("adapters not known to this version, not offered", adapters=unknown)
+        await self._outbox.load()
+        await self._recover()
+        uplink = asyncio.create_task(Uplink(self._config, self._outbox, self).run(), name="uplink")
+        if any(name != "noop" for name in self._adapters):
+            self._services.spawner.warm()
+        stopped = asyncio.create_task(self._stopping.wait())
+        idle = asyncio.create_task(self._idle.wait())
+        ends = {uplink, stopped, idle, self._journal.broken}
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                await self._wind_down()
+            if uplink.done():
+                uplink.result()
+        finally:
+            for task in (uplink, stopped, idle):
+                task.cancel()
+            await asyncio.wait({uplink, stopped, idle})
+            await self._services.spawner.close()
+            await self._services.blobs.close()
+        log.info("ends", drained=idle.done() and not idle.cancelled())
+        return 1 if self._journal.broken.done() else 0
+
+    def stop(self) -> None:
+        """End soon (SIGTERM): running work is killed and reported lost."""
+        self._stopping.set()
+
+    # ---- what the uplink asks and tells -------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        states = {"pending": "pending", "ended": "ended"}
+        return Hello(
+            protocol=PROTOCOL,
+            sandbox_id=self._config.sandbox_id,
+            boot=self._boot,
+            version=__version__,
+            max_concurrency=self._config.max_concurrency,
+            adapters=self._adapters,
+            capabilities=self._config.capabilities,
+            assignments=[
+                InventoryItem(
+                    assignment_id=held.assignment_id,
+                    state=states.get(held.state, "running"),  # type: ignore[arg-type]
+                )
+                for held in self._held.values()
+            ],
+        )
+
+    def running(self) -> int:
+        return sum(held.state != "ended" for held in self._held.values())
+
+    def on_welcome(self, welcome: Welcome) -> None:
+        for assignment_id in welcome.drop:
+            self._forget(assignment_id)
+
+    def on_assign(self, assign: Assign) -> None:
+        for assignment in assign.assignments:
+            if assignment.assignment_id in self._held:
+                continue
+            reason = self._objection(assignment)
+            if reason:
+                declined = Declined(assignment_id=assignment.assignment_id, reason=reason)
+                self._outbox.append(assignment.assignment_id, encode(declined))
+                continue
+            directory = directory_of(self._state_dir, assignment.assignment_id)
+            held = Held(assignment.assignment_id, "pending", directory, assignment=assignment)
+            self._held[held.assignment_id] = held
+            row = (held.assignment_id, encode(assignment), str(directory.root))
+            accepted = encode(Accepted(assignment_id=held.assignment_id))
+            held.deciding_seq = self._outbox.append(held.assignment_id, accepted, (_INSERT, row))
+            self._undecided.append(held)
+
+    def on_ack(self, ack: Ack) -> None:
+        stale = set(ack.stale)
+        statements: list[Statement] = []
+        started: list[Held] = []
+        while self._undecided and self._undecided[0].deciding_seq <= ack.seq:
+            held = self._undecided.popleft()
+            if held.assignment_id in stale or self._held.get(held.assignment_id) is not held:
+                continue
+            if held.state == "pending":
+                held.state = "accepted"
+                statements.append((_ACCEPT, (held.assignment_id,)))
+                started.append(held)
+            else:
+                self._clean_up(held)
+        self._outbox.ack(ack.seq, *statements)
+        for held in started:
+            self._start(held)
+        for assignment_id in stale:
+            self._forget(assignment_id)
+        self._look_whether_idle()
+
+    def on_cancel(self, cancel: Cancel) -> None:
+        for assignment_id in cancel.assignment_ids:
+            held = self._held.get(assignment_id)
+            if held is None:
+                # Nothing of it is here, which is what a cancelled result says.
+                self._append_result(assignment_id, Outcome.CANCELLED)
+            elif held.lifecycle is not None:
+                held.lifecycle.stop("cancelled")
+            elif held.state == "pending":
+                self._end(held, Result(assignment_id=assignment_id, outcome=Outcome.CANCELLED))
+
+    def on_drain(self, drain: Drain) -> None:
+        if not self._draining:
+            log.info("draining", reason=drain.reason, held=len(self._held))
+        self._draining = True
+        self._look_whether_idle()
+
+    # ---- the moves ----------------------------------------------------------------------------------
+
+    def _objection(self, assignment: Assignment) -> str | None:
+        if self._draining:
+            return "the sandbox is draining"
+        if self.running() >= self._config.max_concurrency:
+            return f"the sandbox is full ({self._config.max_concurrency} running)"
+        definition = assignment.definition
+        if definition is not None and definition.adapter not in self._adapters:
+            return f"the sandbox has no adapter `{definition.adapter}`"
+        return None
+
+    def _start(self, held: Held) -> None:
+        assert held.assignment is not None
+        held.lifecycle = Lifecycle(held.assignment, self._services, held.directory)
+        task = asyncio.create_task(self._run(held, held.lifecycle), name=held.assignment_id)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, held: Held, lifecycle: Lifecycle) -> None:
+        await self._journal.durable()
+        try:
+            result = await lifecycle.run()
+        except Exception as error:  # the top of an assignment: the daemon outlives it
+            log.exception("assignment broke the sandbox", assignment_id=held.assignment_id)
+            fault = TaskError(code="sandbox_broken", message=f"a fault of the sandbox: {error!r}")
+            result = Result(assignment_id=held.assignment_id, outcome=Outcome.LOST, error=fault)
+        held.lifecycle = None
+        held.assignment = None
+        held.has_directory = lifecycle.has_directory
+        if held.state == "forgotten":
+            del self._held[held.assignment_id]
+            self._remove(held, forget=True)
+        else:
+            self._end(held, result)
+
+    def _end(self, held: Held, result: Result) -> None:
+        """Put the result in the journal, together with the new state."""
+        if held.state == "pending":
+            self._undecided.remove(held)
+        held.state = "ended"
+        mark = (_END, (held.assignment_id,))
+        held.deciding_seq = self._outbox.append(held.assignment_id, fitted(result), mark)
+        self._undecided.append(held)
+
+    def _append_result(self, assignment_id: str, outcome: Outcome) -> None:
+        self._outbox.append(
+            assignment_id, encode(Result(assignment_id=assignment_id, outcome=outcome))
+        )
+
+    def _clean_up(self, held: Held) -> None:
+        """Its result is acknowledged: nothing of it is needed any more."""
+        del self._held[held.assignment_id]
+        self._remove(held, forget=False)
+
+    def _forget(self, assignment_id: str) -> None:
+        """It is no longer ours: kill it, and say nothing more about it."""
+        held = self._held.get(assignment_id)
+        if held is None:
+            return
+        log.info("assignment no longer ours", assignment_id=assignment_id, state=held.state)
+        if held.lifecycle is not None:
+            held.state = "forgotten"
+            held.lifecycle.stop("stale")
+            self._outbox.forget(assignment_id)
+            return
+        del self._held[assignment_id]
+        self._remove(held, forget=True)
+
+    def _remove(self, held: Held, *, forget: bool) -> None:
+        if held.has_directory and not self._config.keep_directories:
+            task = asyncio.create_task(self._remove_directory(held, forget=forget))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._remove_row(held, forget=forget)
+
+    async def _remove_directory(self, held: Held, *, forget: bool) -> None:
+        await asyncio.to_thread(held.directory.remove)
+        self._remove_row(held, forget=forget)
+
+    def _remove_row(self, held: Held, *, forget: bool) -> None:
+        row = (_DELETE, (held.assignment_id,))
+        if forget:
+            self._outbox.forget(held.assignment_id, row)
+        else:
+            self._journal.write(row)
+        self._look_whether_idle()
+
+    def _look_whether_idle(self) -> None:
+        if self._draining and not self._held and not self._tasks_left() and self._outbox.empty:
+            self._idle.set()
+
+    def _tasks_left(self) -> bool:
+        current = asyncio.current_task()
+        return any(task is not current and not task.done() for task in self._tasks)
+
+    async def _wind_down(self) -> None:
+        """Kill what runs, report it lost, and give the reports a moment to be acknowledged."""
+        log.info("stopping", held=len(self._held))
+        self._draining = True
+        for held in list(self._held.values()):
+            if held.lifecycle is not None:
+                held.lifecycle.stop("stopping")
+            elif held.state == "pending":
+                error = TaskError(
+                    code="sandbox_stopping", message="the sandbox was stopped before the task began"
+                )
+                self._end(
+                    held,
+                    Result(assignment_id=held.assignment_id, outcome=Outcome.LOST, error=error),
+                )
+        try:
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            async with asyncio.timeout(FLUSH_S):
+                await self._outbox.settled()
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        except TimeoutError:
+            log.warning("results not acknowledged, they stay in the journal", held=len(self._held))
+
+    # ---- after a restart ----------------------------------------------------------------------------
+
+    async def _recover(self) -> None:
+        """Take over from an earlier daemon that used this state directory."""
+        rows = await self._journal.rows()
+        interrupted: list[Row] = []
+        for row in rows:
+            held = Held(row.assignment_id, row.state, TaskDirectory(Path(row.directory)))
+            seq = self._outbox.last_seq_of(row.assignment_id)
+            if row.state == "pending" and seq is not None and self._revive(held, row):
+                held.deciding_seq = seq
+                self._held[held.assignment_id] = held
+            elif row.state == "ended":
+                if seq is None:
+                    self._journal.write((_DELETE, (row.assignment_id,)))
+                else:
+                    held.deciding_seq = seq
+                    self._held[held.assignment_id] = held
+            else:
+                interrupted.append(row)
+        self._undecided.extend(sorted(self._held.values(), key=lambda held: held.deciding_seq))
+        await self._make_sure_gone(interrupted)
+        for row in interrupted:
+            held = Held(row.assignment_id, "running", TaskDirectory(Path(row.directory)))
+            self._held[held.assignment_id] = held
+            error = TaskError(
+                code="sandbox_restarted",
+                message="the sandbox daemon was restarted while the task ran",
+            )
+            self._end(
+                held, Result(assignment_id=held.assignment_id, outcome=Outcome.LOST, error=error)
+            )
+        await self._journal.durable()
+        if rows:
+            log.info("took over", held=len(rows), interrupted=len(interrupted))
+        if not self._config.keep_directories:
+            await asyncio.to_thread(self._remove_strays, {row.directory for row in rows})
+
+    def _revive(self, held: Held, row: Row) -> bool:
+        try:
+            held.assignment = decode(row.payload, Assignment)
+        except BodyError as error:
+            log.error("stored assignment not understood", id=row.assignment_id, reason=str(error))
+            return False
+        return True
+
+    async def _make_sure_gone(self, rows: list[Row]) -> None:
+        for row in rows:
+            if row.pid is None or row.pid_started is None:
+                continue
+            # A supervisor whose daemon is dead is killing its tree right now.
+            if not await processes.gone(row.pid, row.pid_started, PREDECESSOR_PATIENCE_S):
+                log.error("old supervisor does not end, killed", pid=row.pid)
+                processes.kill(row.pid)
+        kills = await processes.kill_marked({row.assignment_id for row in rows})
+        if kills:
+            log.warning("processes of an earlier daemon killed", kills=kills)
+
+    def _remove_strays(self, wanted: set[str]) -> None:
+        """Directories whose row is gone: the daemon died between the two."""
+        parent = self._state_dir / "assignments"
+        if parent.is_dir():
+            for path in parent.iterdir():
+                if str(path) not in wanted:
+                    TaskDirectory(path).remove()

@@ -1,0 +1,157 @@
+"""An assignment's directory: its layout, its brief, and its environment.
+
+``work/`` (the working directory, empty at first), ``brief.md``, ``inputs/<task>/<output>``, ``outputs/``,
+``tmp/``. It is made anew for every attempt and removed when the result is acknowledged. What comes into
+the environment is listed here and nowhere else: nothing is inherited by accident.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from flakes.agents.base import AgentError
+from flakes.core.keys import is_key
+from flakes.core.limits import MIB
+from flakes.sandbox.processes import MARK
+from flakes.wire.config import SandboxConfig
+from flakes.wire.sandbox_stream import Assignment
+from flakes.wire.tasks import TaskDefinition
+
+FREE_BYTES_MIN: Final = MIB
+"""With less than this free, a task's failure is put down to the full disk."""
+
+
+class TaskDirectory:
+    """The paths of one assignment."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work = root / "work"
+        self.brief = root / "brief.md"
+        self.inputs = root / "inputs"
+        self.outputs = root / "outputs"
+        self.tmp = root / "tmp"
+
+    def create(self, brief: str) -> None:
+        """Make it, empty; a directory that an earlier attempt left under the same id is removed."""
+        self.remove()
+        for path in (self.work, self.inputs, self.outputs, self.tmp):
+            path.mkdir(parents=True, mode=0o700)
+        self.brief.write_text(brief)
+
+    def input_path(self, task_key: str, output_key: str) -> Path:
+        """Where an input goes; refuses what is not a key, so that no name leaves the directory."""
+        if not (is_key(task_key) and is_key(output_key)):
+            raise AgentError("input_invalid", f"`{task_key}/{output_key}` is not a pair of keys")
+        path = self.inputs / task_key / output_key
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def remove(self) -> None:
+        """Remove everything, also what a task left without rights for us; blocking."""
+        if self.root.exists():
+            shutil.rmtree(self.root, onerror=_make_removable)
+
+    def is_disk_full(self) -> bool:
+        """Whether the file system is (almost) out of space or of files."""
+        try:
+            stat = os.statvfs(self.root)
+        except OSError:
+            return False
+        out_of_files = stat.f_files > 0 and stat.f_favail == 0
+        return stat.f_bavail * stat.f_frsize < FREE_BYTES_MIN or out_of_files
+
+
+def disk_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full_error(path: Path) -> AgentError:
+    return AgentError(
+        "disk_full",
+        f"the disk that holds {path} is full",
+        "free some space on the sandbox's machine, or move `stateDir` to a larger disk",
+    )
+
+
+def brief_of(definition: TaskDefinition, assignment: Assignment) -> str:
+    """The brief as Markdown: title, body, acceptance, what there is to read and to leave behind."""
+    parts = [f"# {definition.title}"]
+    if definition.body_markdown.strip():
+        parts.append(definition.body_markdown.strip())
+    if definition.acceptance:
+        parts.append("## Acceptance\n\n" + "\n".join(f"- {item}" for item in definition.acceptance))
+    if assignment.inputs:
+        names = [f"- `{item.task_key}/{item.output_key}`" for item in assignment.inputs]
+        parts.append("## Inputs\n\nFiles in `$FLAKES_INPUTS`:\n\n" + "\n".join(names))
+    if definition.declared_outputs:
+        names = [
+            f"- `{key}` ({declared.kind}{'' if declared.required else ', optional'})"
+            for key, declared in definition.declared_outputs.items()
+        ]
+        parts.append("## Outputs\n\nLeave as files in `$FLAKES_OUTPUTS`:\n\n" + "\n".join(names))
+    return "\n\n".join(parts) + "\n"
+
+
+def environment(
+    config: SandboxConfig,
+    assignment: Assignment,
+    definition: TaskDefinition,
+    directory: TaskDirectory,
+    own: Mapping[str, str],
+) -> dict[str, str]:
+    """The complete environment of the task's processes. Later layers win: what is inherited from the
+    daemon (`own`), the configuration, the task, and last the names that Flakes sets itself."""
+    env = {name: own[name] for name in config.inherit_env if name in own}
+    env |= config.env
+    env |= _task_env(definition)
+    env |= {
+        "FLAKES_RUN_ID": assignment.run_id,
+        "FLAKES_RUN_KEY": assignment.run_key,
+        "FLAKES_PROJECT_KEY": assignment.project_key,
+        "FLAKES_TASK_ID": assignment.task_id,
+        "FLAKES_TASK_KEY": assignment.task_key,
+        MARK: assignment.assignment_id,
+        "FLAKES_ATTEMPT": str(assignment.attempt),
+        "FLAKES_BRIEF": str(directory.brief),
+        "FLAKES_INPUTS": str(directory.inputs),
+        "FLAKES_OUTPUTS": str(directory.outputs),
+        "FLAKES_WORK_DIR": str(directory.work),
+        "TMPDIR": str(directory.tmp),
+    }
+    source = assignment.run_metadata.get("sourceDir")
+    if isinstance(source, str) and source and "\0" not in source:
+        env["FLAKES_SOURCE_DIR"] = source
+    return env
+
+
+def _task_env(definition: TaskDefinition) -> dict[str, str]:
+    values = (definition.input or {}).get("env", {})
+    fix = 'give `env` as an object of strings: {"env": {"NAME": "value"}}'
+    if not isinstance(values, dict):
+        raise AgentError("input_invalid", "`env` in input must be an object", fix)
+    for name, value in values.items():
+        if not name or "=" in name or "\0" in name:
+            raise AgentError("input_invalid", f"`{name}` in `env` is not a variable's name", fix)
+        if not isinstance(value, str) or "\0" in value:
+            raise AgentError("input_invalid", f"`{name}` in `env` must be a string", fix)
+    return dict(values)
+
+
+def _make_removable(function: object, path: str, info: object) -> None:
+    """Give ourselves the rights to a directory that a task closed, then try once more."""
+    target = Path(path)
+    try:
+        target.parent.chmod(0o700)
+        if target.is_dir() and not target.is_symlink():
+            target.chmod(0o700)
+            shutil.rmtree(target, ignore_errors=True)
+        else:
+            target.unlink(missing_ok=True)
+    except OSError:
+        pass  # what stays is only a directory too many; the name is never used again

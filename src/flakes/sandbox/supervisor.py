@@ -1,0 +1,285 @@
+"""The program between the daemon and one command: it starts it, and leaves nothing of it behind.
+
+Run as ``python -I -S supervisor.py STDIN_FD STDOUT_FD STDERR_FD``, standard library only, one process a
+command, started in advance and idle until its job line comes. It refuses to know what the command is for.
+
+Standard input, one JSON object a line: first ``{"argv", "env", "cwd", "stdin": "pipe" | path | null}``,
+then ``{"do": "term"}`` (SIGTERM to the command's process group) or ``{"do": "kill"}``. Standard output:
+``{"started": pid}`` or ``{"failed": {"what", "errno", "name"}}``; ``{"exited": code, "signal": n | null}``;
+at last ``{"clean": true}`` and the end of the stream.
+
+Invariants: `clean` is said only when no descendant is left, whatever sessions and groups they made.
+On Linux the supervisor is a child subreaper, so that every orphan of the tree becomes its own child, and
+it kills and reaps until it has none. The end of standard input means that the daemon is gone, kill -9
+included, and is treated as `kill`. On other systems the tree is followed with ps(1), which can miss a
+process that left both its parent and its group between two looks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import sys
+
+LINUX = sys.platform == "linux"
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+RESCAN_S = 0.02
+STUBBORN_S = 0.5
+"""How long to wait between looks once killing has not helped for a while (a process in the kernel)."""
+
+
+def main() -> None:
+    stdin_fd, stdout_fd, stderr_fd = (int(text) for text in sys.argv[1:4])
+    for fd in (stdin_fd, stdout_fd, stderr_fd):
+        os.set_inheritable(fd, False)
+    libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
+    if libc is not None:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        # The pipe tells of the daemon's death too; this is for a pipe that somebody else holds open.
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    supervisor = Supervisor(stdin_fd, stdout_fd, stderr_fd, libc)
+    supervisor.run()
+
+
+class Supervisor:
+    def __init__(
+        self, stdin_fd: int, stdout_fd: int, stderr_fd: int, libc: ctypes.CDLL | None
+    ) -> None:
+        self.fds = (stdin_fd, stdout_fd, stderr_fd)
+        self.libc = libc
+        self.pid = 0
+        self.exited = False
+        self.killing = False
+        self.rounds = 0
+        self.known: set[int] = set()
+        self.buffer = b""
+        self.wake_read, wake_write = os.pipe()
+        os.set_blocking(wake_write, False)
+        os.set_blocking(self.wake_read, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self.on_signal)
+
+    def on_signal(self, *_: object) -> None:
+        self.killing = True
+
+    def run(self) -> None:
+        readable = [0, self.wake_read]
+        while True:
+            if self.killing or self.exited:
+                # Before its job a supervisor has no children: it just leaves.
+                if self.kill_everything():
+                    say({"clean": True})
+                    os._exit(0)
+                self.rounds += 1
+                pause = RESCAN_S if self.rounds < 100 else STUBBORN_S
+            else:
+                pause = None if LINUX or not self.pid else RESCAN_S * 10
+                self.remember()
+            ready, _, _ = select.select(readable, [], [], pause)
+            if self.wake_read in ready:
+                drain(self.wake_read)
+            if 0 in ready:
+                data = os.read(0, 1 << 20)
+                if not data:
+                    self.killing = True
+                    readable.remove(0)
+                self.buffer += data
+                self.obey()
+            self.reap()
+
+    def obey(self) -> None:
+        while b"\n" in self.buffer:
+            line, self.buffer = self.buffer.split(b"\n", 1)
+            order = json.loads(line)
+            action = order.get("do")
+            if action == "term":
+                self.terminate()
+            elif action == "kill":
+                self.killing = True
+            elif not self.pid and not self.killing:
+                self.start(order)
+
+    def terminate(self) -> None:
+        if self.pid and not self.exited:
+            try:
+                os.killpg(self.pid, signal.SIGTERM)
+            except (ProcessLookupError, PermissionError):
+                pass
+
+    def start(self, job: dict[str, object]) -> None:
+        report_read, report_write = os.pipe()
+        me = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self.become(job, report_write, me)
+        os.close(report_write)
+        for fd in self.fds:
+            os.close(fd)
+        failure = b""
+        while chunk := os.read(report_read, 65536):
+            failure += chunk
+        os.close(report_read)
+        if failure:
+            os.waitpid(pid, 0)
+            say({"failed": json.loads(failure)})
+            self.exited = True
+            return
+        self.pid = pid
+        self.known.add(pid)
+        say({"started": pid})
+
+    def become(self, job: dict[str, object], report: int, parent: int) -> None:
+        """In the fork: turn into the command, or write why not. Never returns."""
+        what, name = "start", ""
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (
+                signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD,
+                signal.SIGTERM, signal.SIGINT, signal.SIGHUP,
+            ):  # fmt: skip
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()
+            if self.libc is not None:
+                self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                if os.getppid() != parent:
+                    os._exit(125)
+            stdin_fd, stdout_fd, stderr_fd = self.fds
+            stdin = job["stdin"]
+            if stdin != "pipe":
+                what, name = "stdin", str(stdin or os.devnull)
+                stdin_fd = os.open(name, os.O_RDONLY)
+            for target, fd in enumerate((stdin_fd, stdout_fd, stderr_fd)):
+                os.dup2(fd, target)
+            what, name = "cwd", str(job["cwd"])
+            os.chdir(name)
+            argv, env = job["argv"], job["env"]
+            what, name = "exec", argv[0]  # type: ignore[index]
+            os.execvpe(name, argv, env)  # type: ignore[arg-type]  # noqa: S606
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None) or errno.EINVAL
+            failure = {"what": what, "errno": number, "name": name, "message": str(error)}
+            os.write(report, json.dumps(failure).encode())
+        finally:
+            os._exit(126)
+
+    def reap(self) -> None:
+        """Take in every child that has ended; report the command's own end."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self.known.discard(pid)
+            if pid == self.pid and not self.exited:
+                self.exited = True
+                code = os.waitstatus_to_exitcode(status)
+                say({"exited": code, "signal": -code if code < 0 else None})
+
+    def kill_everything(self) -> bool:
+        """One round of killing and reaping; True when nothing is left."""
+        if not LINUX:
+            return self.kill_listed()
+        if childless():
+            return True
+        for pid in descendants(os.getpid()):
+            kill(pid)
+        self.reap()
+        return childless()
+
+    def remember(self) -> None:
+        """Without a subreaper, note who belongs to the tree while its parents still live."""
+        if not LINUX and self.pid:
+            self.known |= listed(self.known | {self.pid}, self.pid)
+
+    def kill_listed(self) -> bool:
+        if not self.pid:
+            return True
+        self.known = listed(self.known | {self.pid}, self.pid) - {os.getpid()}
+        for pid in self.known:
+            kill(pid)
+        self.reap()
+        return not self.known
+
+
+def childless() -> bool:
+    """Whether there is no child at all, living or unreaped: with a subreaper, the whole tree is gone."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
+
+
+def descendants(root: int) -> list[int]:
+    """Every process under `root`, from /proc; the parents before their children."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208 - pathlib costs the start of a program
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
+                stat = file.read()
+        except OSError:
+            continue
+        # The name, in parentheses, may hold anything; the parent's id is the second word after it.
+        parent = int(stat[stat.rindex(b")") + 2 :].split(b" ", 2)[1])
+        children.setdefault(parent, []).append(int(entry))
+    found = list(children.get(root, ()))
+    for pid in found:
+        found += children.get(pid, ())
+    return found
+
+
+def listed(known: set[int], group: int) -> set[int]:
+    """The members of a tree that ps(1) shows: the known, their children, and those of the group."""
+    with os.popen("ps -axo pid=,ppid=,pgid=,stat=") as lines:  # noqa: S605
+        rows = [line.split() for line in lines]
+    alive = {int(row[0]) for row in rows if len(row) == 4 and not row[3].startswith("Z")}
+    tree = known & alive
+    grown = True
+    while grown:
+        more = {
+            int(row[0])
+            for row in rows
+            if len(row) == 4
+            and int(row[0]) in alive
+            and (int(row[1]) in tree or int(row[2]) == group)
+        }
+        grown = not more <= tree
+        tree |= more
+    return tree
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def drain(fd: int) -> None:
+    try:
+        while os.read(fd, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def say(report: dict[str, object]) -> None:
+    try:
+        os.write(1, json.dumps(report).encode() + b"\n")
+    except OSError:
+        pass  # nobody listens any more; the killing goes on all the same
+
+
+if __name__ == "__main__":
+    main()

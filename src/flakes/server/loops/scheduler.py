@@ -1,0 +1,68 @@
+"""The scheduler: load a snapshot, make the pure plan, claim what it says, deliver, explain the rest.
+
+Runs on the leader only. A pass is triggered by changes (ready, freed, connected) and by a slow timer; its
+cost depends on classes and placements, not on tasks times sandboxes (F18).
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from flakes.core.placement import Unplaced, plan
+from flakes.server.loops.leadership import Leadership
+from flakes.server.plane import Plane
+from flakes.server.streams.hosts import push_leases
+from flakes.store import placement, sandboxes
+
+INTERVAL_S = 2.0
+
+log = structlog.get_logger()
+
+
+class Scheduler:
+    """See the module. `explained` remembers what was last written, to write changes only."""
+
+    def __init__(self, plane: Plane, leadership: Leadership) -> None:
+        self._plane = plane
+        self._leadership = leadership
+        self._explained: dict[int, Unplaced] = {}
+
+    async def run_once(self) -> float | None:
+        """One pass; seconds until a delayed retry is due, if that is sooner than the timer."""
+        term = self._leadership.term()
+        if term is None:
+            return None
+        plane = self._plane
+        suspect_after_s = plane.config.leases.suspect_after_s
+        async with plane.database.connection() as conn:
+            snapshot = await placement.snapshot(conn, suspect_after_s=suspect_after_s)
+            if not snapshot.classes:
+                self._explained.clear()
+                return await placement.next_delayed_s(conn)
+            made = plan(snapshot)
+            offers = []
+            if made.placements:
+                offers = await placement.claim(
+                    conn, made.placements, holder=plane.replica_id, term=term.term
+                )
+        if offers:
+            await plane.offer([offer.assignment_id for offer in offers])
+            if len(offers) < len(made.placements):
+                plane.schedule.set()
+        for launch in made.launches:
+            async with plane.database.transaction() as conn:
+                host_id = await sandboxes.launch(conn, launch.pool_id, launch.count)
+            if host_id is not None:
+                log.info("scheduler.launch", pool=launch.pool_id, count=launch.count)
+                await push_leases(plane, host_id)
+                plane.wrote()
+        await self._explain(made.unplaced)
+        async with plane.database.connection() as conn:
+            return await placement.next_delayed_s(conn)
+
+    async def _explain(self, unplaced: tuple[Unplaced, ...]) -> None:
+        news = [u for u in unplaced if self._explained.get(u.class_id) != u]
+        if news:
+            async with self._plane.database.connection() as conn:
+                await placement.explain(conn, news)
+        self._explained = {u.class_id: u for u in unplaced}

@@ -1,0 +1,236 @@
+"""`flakes server`: from a configuration to a serving replica, and back down in order.
+
+Start: the embedded PostgreSQL if no URL is given, migrations, the pool, the loops, then the socket; ready
+means serving. Stop: no new requests, streams closed (peers reconnect elsewhere), loops ended, leadership
+given up, and the embedded server stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import psycopg
+import structlog
+import uvicorn
+
+from flakes.server.app import build
+from flakes.server.logging import configure_logging
+from flakes.server.loops.heartbeats import INTERVAL_S as HEARTBEATS_S
+from flakes.server.loops.heartbeats import Heartbeats
+from flakes.server.loops.leadership import RENEW_S, Leadership
+from flakes.server.loops.loop import keep_running
+from flakes.server.loops.reaper import INTERVAL_S as REAPER_S
+from flakes.server.loops.reaper import Reaper
+from flakes.server.loops.scheduler import INTERVAL_S as SCHEDULER_S
+from flakes.server.loops.scheduler import Scheduler
+from flakes.server.loops.tail import IDLE_S as TAIL_S
+from flakes.server.loops.tail import Tail
+from flakes.server.plane import Plane
+from flakes.store import accounts, migrate
+from flakes.store.blobs import BlobStore
+from flakes.store.database import Database
+from flakes.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from flakes.wire.codec import encode
+from flakes.wire.config import ServerConfig
+from flakes.wire.errors import CODES, ApiError
+
+log = structlog.get_logger()
+
+GRACE_S = 5
+
+
+def run(config: ServerConfig, *, dry_run: bool = False) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Refusals to start are raised as `ApiError`."""
+    if dry_run:
+        sys.stdout.write(msgspec.json.format(encode(summary(config))).decode() + "\n")
+        return 0
+    configure_logging(config.log_format)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+def summary(config: ServerConfig) -> dict[str, object]:
+    """The configuration with secrets left out, as `--dry-run` prints it."""
+    url = config.database.url
+    redacted = None
+    if url:
+        parts = psycopg.conninfo.conninfo_to_dict(url)
+        redacted = {k: v for k, v in parts.items() if k != "password"}
+    return msgspec.to_builtins(config) | {
+        "database": {"url": redacted, "dataDir": config.database.data_dir, "poolSize": config.database.pool_size}
+    }  # fmt: skip
+
+
+async def _serve(config: ServerConfig) -> int:
+    listener = bind(config.listen.host, config.listen.port)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(listener.close)
+        dsn = await stack.enter_async_context(_database_server(config))
+        database = Database(dsn, size=config.database.pool_size, application="flakes server")
+        await asyncio.to_thread(_migrate, dsn)
+        await database.open()
+        stack.push_async_callback(database.close)
+        plane = Plane(config, database, _blobs(config))
+        await _local_owner(plane)
+        leadership = Leadership(plane)
+        await leadership.run_once()
+        loops = [
+            asyncio.create_task(plane.transitions.run()),
+            asyncio.create_task(plane.log_lines.run()),
+            *(asyncio.create_task(loop) for loop in _loops(plane, leadership)),
+        ]
+        server = _Server(plane, listener)
+        try:
+            await server.serve([listener])
+        finally:
+            plane.hub.close_all()
+            with contextlib.suppress(psycopg.Error, OSError):
+                await leadership.resign()
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+    return 0
+
+
+def _loops(plane: Plane, leadership: Leadership) -> list[object]:
+    return [
+        keep_running("leadership", leadership.run_once, interval_s=RENEW_S),
+        keep_running("scheduler", Scheduler(plane, leadership).run_once, interval_s=SCHEDULER_S, wake=plane.schedule),
+        keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
+        keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
+        keep_running("tail", Tail(plane).run_once, interval_s=TAIL_S, wake=plane.changed),
+    ]  # fmt: skip
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that says where it listens once it really does."""
+
+    def __init__(self, plane: Plane, listener: socket.socket) -> None:
+        super().__init__(uvicorn.Config(
+            build(plane), log_config=None, access_log=False, lifespan="off", http="httptools",
+            ws="websockets-sansio", ws_max_size=8 * 1024 * 1024, ws_ping_interval=20.0,
+            ws_ping_timeout=20.0, timeout_graceful_shutdown=GRACE_S, ws_per_message_deflate=False,
+            server_header=False, timeout_keep_alive=75,
+        ))  # fmt: skip
+        self._plane = plane
+        self._listener = listener
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self._listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        sys.stderr.write(f"listening on {url}\n")
+        sys.stderr.flush()
+        ready = os.environ.get("FLAKES_READY_FILE")
+        if ready:
+            temporary = Path(f"{ready}.{os.getpid()}")
+            temporary.write_bytes(encode({"server": url, "pid": os.getpid()}))
+            temporary.replace(ready)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._plane.hub.close_all()
+        self._plane.subscriptions.close()
+        await super().shutdown(sockets)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket, or `port_in_use`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ApiError("port_in_use", f"cannot listen on {host}:{port}: {error.strerror}", "stop the other program, or choose another port with --port (0 takes a free one)") from error
+    listener.listen(1024)
+    listener.setblocking(False)
+    return listener
+
+
+@contextlib.asynccontextmanager
+async def _database_server(config: ServerConfig) -> AsyncIterator[str]:
+    """The connection string: of the configured server, or of the embedded one, which is kept alive."""
+    url = config.database.url or os.environ.get("DATABASE_URL")
+    if url:
+        yield url
+        return
+    if config.database.data_dir is None:
+        raise ApiError("config_invalid", "neither database.url nor database.dataDir is set", "set one of them: a PostgreSQL URL, or a directory for the embedded server")
+    embedded = EmbeddedPostgres(
+        Path(config.database.data_dir), log=lambda line: log.info("postgresql", line=line)
+    )
+    try:
+        info = await asyncio.to_thread(embedded.start)
+    except EmbeddedPostgresError as error:
+        code = error.code if error.code in CODES else "session_failed"
+        raise ApiError(code, error.message, error.fix) from error
+    guard = asyncio.create_task(_keep_alive(embedded))
+    try:
+        yield info.dsn
+    finally:
+        guard.cancel()
+        await asyncio.gather(guard, return_exceptions=True)
+        await asyncio.to_thread(embedded.stop)
+
+
+async def _keep_alive(embedded: EmbeddedPostgres) -> None:
+    """Start the embedded server again when it has died."""
+    while True:
+        await asyncio.sleep(0.5)
+        if not await asyncio.to_thread(embedded.is_running):
+            log.warning("postgresql.died")
+            try:
+                await asyncio.to_thread(embedded.start)
+            except EmbeddedPostgresError as error:
+                log.error("postgresql.start_failed", error=error.message, fix=error.fix)
+
+
+def _migrate(dsn: str) -> None:
+    try:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            for name in migrate.apply(conn):
+                log.info("migrated", migration=name)
+    except migrate.MigrationError as error:
+        code = error.code if error.code in CODES else "session_failed"
+        raise ApiError(code, error.message, error.fix) from error
+    except psycopg.OperationalError as error:
+        raise ApiError("database_unavailable", f"the database does not answer: {str(error).strip()}", "check database.url and that the server runs") from error
+
+
+def _blobs(config: ServerConfig) -> BlobStore:
+    where = config.blobs
+    if where.url:
+        return BlobStore.open(where.url)
+    if where.directory is None:
+        if config.database.data_dir is None:
+            raise ApiError("config_invalid", "neither blobs.url nor blobs.directory is set", "set one of them")
+        return BlobStore.open(Path(config.database.data_dir).parent / "blobs")
+    return BlobStore.open(Path(where.directory))
+
+
+async def _local_owner(plane: Plane) -> None:
+    """Keep the one owner account of a local session, and its token where the CLI looks for it."""
+    name = plane.config.auth.local_credential_file
+    if name is None:
+        return
+    path = Path(name)
+    if path.exists() and await plane.identify(path.read_text().strip()) is not None:
+        return
+    async with plane.database.transaction() as conn:
+        owner_id = await accounts.local_owner(conn)
+        token = await accounts.issue_token(conn, "user", owner_id, owner_id, "local session")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token + "\n")
+    temporary.replace(path)

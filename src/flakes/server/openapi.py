@@ -1,0 +1,107 @@
+"""The OpenAPI 3.1 document, made from the route table: nothing in it is written by hand twice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from flakes import __version__
+from flakes.server.routing import Endpoint
+from flakes.wire.errors import CODES
+
+
+class Error(msgspec.Struct, rename="camel"):
+    """What every refusal looks like; some codes add details."""
+
+    error: str
+    message: str
+    fix: str = ""
+
+
+def document(endpoints: Sequence[Endpoint]) -> bytes:
+    """The document as JSON."""
+    kinds = [e.answer for e in endpoints if _is_struct(e.answer)]
+    kinds += [e.body for e in endpoints if e.body is not None]
+    kinds += [e.query for e in endpoints if e.query is not None]
+    unique = list(dict.fromkeys([*kinds, Error]))
+    _, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, components)
+    return msgspec.json.format(msgspec.json.encode({
+        "openapi": "3.1.0",
+        "info": {"title": "Flakes", "version": __version__, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                family: {"type": "http", "scheme": "bearer", "bearerFormat": f"flakes_{family}_..."}
+                for family in ("user", "host", "sandbox")
+            },
+        },
+    }), indent=1)  # fmt: skip
+
+
+def _operation(endpoint: Endpoint, components: dict[str, Any]) -> dict[str, Any]:
+    handler = endpoint.handler
+    operation: dict[str, Any] = {
+        "operationId": f"{handler.__module__.rsplit('.', 1)[-1]}.{handler.__name__}",
+        "summary": endpoint.summary,
+        "tags": [endpoint.tag],
+        "security": [] if endpoint.family is None else [{endpoint.family: []}],
+        "parameters": _parameters(endpoint, components),
+        "responses": _responses(endpoint),
+    }
+    if endpoint.body is not None:
+        reference = {"$ref": f"#/components/schemas/{endpoint.body.__name__}"}
+        operation["requestBody"] = {"content": {"application/json": {"schema": reference}}}
+    return operation
+
+
+def _parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str, Any]]:
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", endpoint.path)
+    ]
+    if endpoint.query is not None:
+        for name, schema in components[endpoint.query.__name__]["properties"].items():
+            parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
+    return parameters
+
+
+def _responses(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.answer is bytes:
+        content: dict[str, Any] = {"application/octet-stream": {}}
+    elif endpoint.path == "/v1/events":
+        content = {"text/event-stream": {}}
+    elif _is_struct(endpoint.answer):
+        schema = {"$ref": f"#/components/schemas/{endpoint.answer.__name__}"}
+        content = {"application/json": {"schema": schema}}
+    else:
+        content = {"application/json": {}}
+    responses: dict[str, Any] = {str(endpoint.status): {"description": endpoint.summary, "content": content}}
+    if endpoint.method == "PUT" and endpoint.status == 200:
+        responses["201"] = {"description": "Created.", "content": content}
+    codes = {"internal_error", "database_unavailable", *endpoint.errors}
+    if endpoint.body is not None or endpoint.query is not None:
+        codes |= {"invalid_request"}
+    if endpoint.body is not None:
+        codes |= {"too_large"}
+    if endpoint.family is not None:
+        codes |= {"unauthorized", "forbidden"}
+    if "{" in endpoint.path:
+        codes |= {"not_found"}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    by_status: dict[int, list[str]] = {}
+    for code in sorted(codes):
+        by_status.setdefault(CODES[code].status, []).append(code)
+    for status, names in sorted(by_status.items()):
+        responses[str(status)] = {"description": ", ".join(names), "content": error}
+    return responses
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

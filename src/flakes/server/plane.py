@@ -1,0 +1,108 @@
+"""What one replica of the control plane is made of: its database, writers, hubs and wake-ups.
+
+Built once in `main`, handed to routes, streams and loops. Nothing here is global.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from flakes.server.batches import BatchWriter
+from flakes.server.streams.hub import Hub
+from flakes.server.wake import Subscriptions, Wake
+from flakes.store import logs, offers, transitions
+from flakes.store.accounts import Identity, identify
+from flakes.store.blobs import BlobStore
+from flakes.store.database import Database
+from flakes.store.identifiers import new_id
+from flakes.store.interventions import Intervention
+from flakes.store.transitions import Applied, End, Move
+from flakes.wire.config import ServerConfig
+from flakes.wire.sandbox_stream import Assign, Cancel, LogLines
+
+
+@dataclass(slots=True)
+class _Cached:
+    identity: Identity
+    until: float
+
+
+IDENTITY_CACHE_S = 2.0
+"""How long a revoked token may still be taken by a replica."""
+
+
+class Plane:
+    """See the module."""
+
+    def __init__(self, config: ServerConfig, database: Database, blobs: BlobStore) -> None:
+        self.config = config
+        self.database = database
+        self.blobs = blobs
+        self.replica_id = new_id("replica")
+        self.hub = Hub()
+        self.schedule = Wake()
+        """Something became ready or free: look again."""
+        self.changed = Wake()
+        """An event was written, or somebody started to listen."""
+        self.subscriptions = Subscriptions(self.changed)
+        self.transitions = BatchWriter("transitions", self._apply_moves)
+        self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)
+        self.leading = False
+        self._identities: dict[str, _Cached] = {}
+
+    async def identify(self, token: str) -> Identity | None:
+        """Who a token speaks for; answers are kept for two seconds."""
+        now = time.monotonic()
+        cached = self._identities.get(token)
+        if cached is not None and cached.until > now:
+            return cached.identity
+        async with self.database.connection() as conn:
+            identity = await identify(conn, token)
+        if identity is None:
+            self._identities.pop(token, None)
+            return None
+        if len(self._identities) > 10_000:
+            self._identities.clear()
+        self._identities[token] = _Cached(identity, now + IDENTITY_CACHE_S)
+        return identity
+
+    async def end_attempts(self, ends: Sequence[End]) -> None:
+        """The control plane itself ends attempts (lost, withdrawn)."""
+        if ends:
+            await self.transitions.write(list(ends))
+
+    async def offer(self, assignment_ids: Collection[str]) -> None:
+        """Send these offers to those sandboxes that are connected here."""
+        async with self.database.connection() as conn:
+            loaded = await offers.load(conn, list(assignment_ids))
+        for sandbox_id, assignment in loaded:
+            self.hub.queue_assignment(sandbox_id, assignment)
+        self.hub.flush_assignments(Assign)
+
+    def deliver(self, done: Intervention, reason: str | None) -> None:
+        """Send the cancels of an intervention and wake whoever should look."""
+        by_sandbox: dict[str, list[str]] = {}
+        for sandbox_id, assignment_id in done.cancel:
+            by_sandbox.setdefault(sandbox_id, []).append(assignment_id)
+        for sandbox_id, assignment_ids in by_sandbox.items():
+            cancel = Cancel(assignment_ids=assignment_ids, reason=reason or "cancelled")
+            self.hub.send_sandbox(sandbox_id, cancel)
+        self.wrote(ready=done.ready)
+
+    def wrote(self, *, ready: int = 0, freed: int = 0) -> None:
+        """A transaction with events has committed."""
+        self.changed.set()
+        if ready or freed:
+            self.schedule.set()
+
+    async def _apply_moves(self, moves: Sequence[Move]) -> Applied:
+        async with self.database.transaction() as conn:
+            applied = await transitions.apply(conn, moves)
+        self.wrote(ready=applied.ready, freed=applied.freed)
+        return applied
+
+    async def _append_logs(self, chunks: Sequence[tuple[str, LogLines]]) -> set[str]:
+        async with self.database.transaction() as conn:
+            return await logs.append(conn, chunks)

@@ -1,0 +1,186 @@
+"""The thin typed layer over Starlette: a route is a method, a path, the types of its body and answer, and a
+plain async function. Decoding, refusal, encoding and the OpenAPI document all come from that one line.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgspec
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from flakes.core import limits
+from flakes.server.plane import Plane
+from flakes.store.accounts import Identity
+from flakes.store.database import UNAVAILABLE
+from flakes.wire.codec import BodyError, Issue, decode, encode, issue_from
+from flakes.wire.errors import ApiError
+
+log = structlog.get_logger()
+
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer with a status of its own (201 for created)."""
+
+    value: Any
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request after checking: who, which path, what."""
+
+    plane: Plane
+    identity: Identity
+    path: dict[str, str]
+    query: Any
+    body: Any
+    request: Request
+
+    @property
+    def owner_id(self) -> str:
+        """The account whose resources this call may see."""
+        return self.identity.owner_id
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One route. `family` is the kind of credential it takes; None means none."""
+
+    method: str
+    path: str
+    handler: Handler
+    answer: Any = None
+    body: Any = None
+    query: Any = None
+    status: int = 200
+    family: str | None = "user"
+    tag: str = ""
+    errors: tuple[str, ...] = field(default=())
+    body_max_bytes: int = limits.REQUEST_SIZE_BYTES_MAX
+
+    @property
+    def summary(self) -> str:
+        """The first line of the handler's docstring."""
+        return (self.handler.__doc__ or "").strip().split("\n")[0]
+
+
+class Page(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Query of a list."""
+
+    limit: int = limits.PAGE_LENGTH_DEFAULT
+    cursor: str | None = None
+
+
+def bounded(value: int, maximum: int = limits.PAGE_LENGTH_MAX) -> int:
+    """A page length within its limits, or `invalid_request`."""
+    if 1 <= value <= maximum:
+        return value
+    issue = Issue(path="limit", message=f"must be between 1 and {maximum}")
+    raise ApiError("invalid_request", f"limit must be between 1 and {maximum}", "ask for fewer and follow nextCursor", issues=[issue], limit=maximum)
+
+
+def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Response]]:
+    """The Starlette handler of an endpoint."""
+
+    async def handle(request: Request) -> Response:
+        try:
+            identity = await _authenticate(request, plane, endpoint.family)
+            call = Call(
+                plane, identity, dict(request.path_params), _query(request, endpoint),
+                await _body(request, endpoint), request,
+            )  # fmt: skip
+            return _response(await endpoint.handler(call), endpoint.status)
+        except ApiError as error:
+            return refusal(error)
+        except BodyError as error:
+            return refusal(_invalid(error.issues))
+        except UNAVAILABLE as error:
+            log.warning("request.database_unavailable", path=request.url.path, error=str(error)[:200])
+            return refusal(ApiError("database_unavailable", "the database does not answer", "try again in a moment"))
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception:
+            request_id = os.urandom(6).hex()
+            log.exception("request.failed", path=request.url.path, method=request.method, request_id=request_id)
+            return refusal(ApiError("internal_error", "the server failed at this request", "look for the request id in the server's log", requestId=request_id))
+
+    return handle
+
+
+def refusal(error: ApiError) -> Response:
+    """The response for a refusal."""
+    headers = {"Retry-After": "1"} if error.status in (429, 503) else {}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="flakes"'
+    return Response(encode(error.body()), error.status, headers, JSON)
+
+
+async def _authenticate(request: Request, plane: Plane, family: str | None) -> Identity:
+    if family is None:
+        return Identity("none", "", "", "")
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    identity = await plane.identify(token.strip()) if scheme.lower() == "bearer" else None
+    if identity is None:
+        raise ApiError("unauthorized", "no valid credential", "send `Authorization: Bearer <token>`; `flakes auth token` prints one")
+    if identity.family != family:
+        raise ApiError("forbidden", f"this route takes a {family} credential", f"use a {family} credential")
+    own = request.path_params.get(f"{family}Id")
+    if family != "user" and own is not None and own != identity.subject_id:
+        raise ApiError("forbidden", f"the credential is not the one of this {family}", "use its own")
+    return identity
+
+
+def _query(request: Request, endpoint: Endpoint) -> Any:
+    if endpoint.query is None:
+        return None
+    values = dict(request.query_params)
+    try:
+        return msgspec.convert(values, endpoint.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid([issue_from(error, endpoint.query)], "query") from error
+
+
+async def _body(request: Request, endpoint: Endpoint) -> Any:
+    if endpoint.body is None:
+        return None
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > endpoint.body_max_bytes:
+        raise _too_large(endpoint.body_max_bytes)
+    chunks = bytearray()
+    async for chunk in request.stream():
+        chunks += chunk
+        if len(chunks) > endpoint.body_max_bytes:
+            raise _too_large(endpoint.body_max_bytes)
+    if not chunks.strip():
+        chunks = bytearray(b"{}")
+    return decode(bytes(chunks), endpoint.body)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError("too_large", f"the body is larger than {limit} bytes", "send less at once", limit=limit)
+
+
+def _invalid(issues: list[Issue], what: str = "body") -> ApiError:
+    first = issues[0]
+    where = f"{first.path}: " if first.path else ""
+    return ApiError("invalid_request", f"the {what} is not valid: {where}{first.message}", "see /openapi.json for what this route takes", issues=issues)
+
+
+def _response(value: Any, status: int) -> Response:
+    if isinstance(value, Response):
+        return value
+    if isinstance(value, Answer):
+        value, status = cast("Answer", value).value, cast("Answer", value).status
+    return Response(encode(value), status, media_type=JSON)

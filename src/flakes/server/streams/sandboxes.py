@@ -1,0 +1,176 @@
+"""The stream of a sandbox: hello and reconciliation, then batches in, acks and offers out.
+
+Batches of one connection are applied in order. Reading goes on while a batch is being committed, so what
+gathers meanwhile is one batch for the writers; acks leave after the commit. A frame that cannot be
+understood is logged and skipped: content never closes the stream (F22).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.websockets import WebSocket
+
+from flakes.core.task import Outcome
+from flakes.server.plane import Plane
+from flakes.server.streams.hub import Peer
+from flakes.server.streams.socket import authenticate, frames, pump
+from flakes.store import links, offers, sandboxes
+from flakes.store.transitions import Accept, End, Move
+from flakes.wire import sandbox_stream as wire
+from flakes.wire.codec import encode
+
+log = structlog.get_logger()
+
+_decode = msgspec.json.Decoder(wire.Upstream)
+
+WINDOW = 4_096
+"""Unacknowledged messages a sandbox may have under way."""
+
+
+async def serve(socket: WebSocket, plane: Plane) -> None:
+    """`GET /v1/sandboxes/:sandboxId/stream`."""
+    sandbox_id = socket.path_params["sandboxId"]
+    identity = await authenticate(socket, plane, "sandbox", sandbox_id)
+    await socket.accept()
+    peer = Peer(sandbox_id, identity.owner_id)
+    incoming = frames(socket)
+    hello = await _hello(incoming)
+    if hello is None or hello.sandbox_id != sandbox_id:
+        await socket.close(1002, "hello expected")
+        return
+    async with plane.database.transaction() as conn:
+        owner_id = await sandboxes.greet(conn, hello)
+        if owner_id is not None:
+            await links.up(conn, sandbox_id, plane.replica_id, peer.connection_id)
+    if owner_id is None:
+        await socket.close(1008, "this sandbox is not wanted any more")
+        return
+    peer.heard = True
+    plane.hub.add(plane.hub.sandboxes, peer)
+    log.info("sandbox.connected", sandbox=sandbox_id, holds=len(hello.assignments))
+    try:
+        async with pump(socket, peer):
+            await _reconcile(plane, peer, hello)
+            plane.wrote(freed=1)
+            await _receive(plane, peer, incoming)
+    finally:
+        plane.hub.remove(plane.hub.sandboxes, peer)
+        await _disconnected(plane, peer)
+
+
+async def _hello(incoming: Any) -> wire.Hello | None:
+    async for frame in incoming:
+        try:
+            message = _decode.decode(frame)
+        except msgspec.MsgspecError:
+            return None
+        return message if isinstance(message, wire.Hello) else None
+    return None
+
+
+async def _reconcile(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
+    """Compare the daemon's inventory with the live assignments, at once and both ways."""
+    async with plane.database.connection() as conn:
+        live = await offers.live_of(conn, peer.peer_id)
+    held = {item.assignment_id for item in hello.assignments}
+    current = {assignment_id for assignment_id, *_ in live}
+    peer.send(wire.Welcome(
+        protocol=wire.PROTOCOL, heartbeat_s=plane.config.leases.heartbeat_s, window=WINDOW,
+        server_time_ms=0, drop=sorted(held - current),
+    ))  # fmt: skip
+    again = [a for a, state, _, _ in live if state == "offered" and a not in held]
+    if again:
+        await plane.offer(again)
+    for assignment_id, _, cancelled, reason in live:
+        if cancelled and assignment_id in held:
+            peer.send(wire.Cancel(assignment_ids=[assignment_id], reason=reason or "cancelled"))
+    # Accepted once, unknown now: the daemon's state is gone and so is the work.
+    await plane.end_attempts([
+        End(assignment_id, None, Outcome.LOST, "the sandbox came back without it")
+        for assignment_id, state, _, _ in live
+        if state == "accepted" and assignment_id not in held
+    ])  # fmt: skip
+
+
+async def _receive(plane: Plane, peer: Peer, incoming: Any) -> None:
+    batches: asyncio.Queue[wire.Batch] = asyncio.Queue(64)
+
+    async def apply_in_order() -> None:
+        while True:
+            gathered = [await batches.get()]
+            while not batches.empty():
+                gathered.append(batches.get_nowait())
+            stale = await _apply(plane, peer, [m for batch in gathered for m in batch.messages])
+            last = gathered[-1]
+            peer.send(wire.Ack(seq=last.first_seq + len(last.messages) - 1, stale=sorted(stale)))
+
+    async with asyncio.TaskGroup() as group:
+        applying = group.create_task(apply_in_order())
+        async for frame in incoming:
+            peer.heard = True
+            try:
+                message = _decode.decode(frame)
+            except msgspec.MsgspecError as error:
+                log.warning("stream.bad_frame", peer=peer.peer_id, error=str(error)[:200])
+                continue
+            if isinstance(message, wire.Batch) and message.messages:
+                await batches.put(message)
+        applying.cancel()
+
+
+async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> set[str]:
+    """Make messages durable; the assignments whose messages were refused."""
+    sandbox_id = peer.peer_id
+    moves: list[Move] = []
+    lines: list[tuple[str, wire.LogLines]] = []
+    for message in messages:
+        match message:
+            case wire.Accepted():
+                moves.append(Accept(message.assignment_id, sandbox_id))
+            case wire.Declined():
+                error = {"code": "declined", "message": message.reason}
+                moves.append(
+                    End(message.assignment_id, sandbox_id, Outcome.DECLINED, message.reason, error)
+                )
+            case wire.Result():
+                moves.append(_end(message, sandbox_id))
+            case wire.LogLines():
+                lines.append((sandbox_id, message))
+    stale: set[str] = set()
+    # Lines first: those of an attempt are refused once it has ended.
+    if lines:
+        refused = await plane.log_lines.write(lines)
+        stale |= refused & {chunk.assignment_id for _, chunk in lines}
+    if moves:
+        applied = await plane.transitions.write(moves)
+        stale |= applied.stale & {move.assignment_id for move in moves}
+        for target, assignment_id in applied.cancel:
+            if target == sandbox_id:
+                peer.send(wire.Cancel(assignment_ids=[assignment_id], reason="cancelled"))
+    return stale
+
+
+def _end(message: wire.Result, sandbox_id: str) -> End:
+    verified = all(e.passed for e in message.evidence) if message.evidence else None
+    error = msgspec.to_builtins(message.error) if message.error else None
+    kept = {
+        "text": message.text, "exitCode": message.exit_code, "outputs": message.outputs,
+        "evidence": message.evidence, "verified": verified,
+    }  # fmt: skip
+    return End(
+        message.assignment_id, sandbox_id, message.outcome,
+        reason=message.error.message[:500] if message.error else "",
+        error=error, result=encode(kept).replace(b"\\u0000", b"\\ufffd"),
+        data={} if verified is None else {"verified": verified},
+    )  # fmt: skip
+
+
+async def _disconnected(plane: Plane, peer: Peer) -> None:
+    log.info("sandbox.disconnected", sandbox=peer.peer_id)
+    async with plane.database.connection() as conn:
+        await links.down(conn, peer.peer_id, peer.connection_id)

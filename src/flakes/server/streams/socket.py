@@ -1,0 +1,62 @@
+"""What both streams share: opening a WebSocket with a bearer token, and pumping frames out of a peer's queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from flakes.server.plane import Plane
+from flakes.server.streams.hub import Peer
+from flakes.store.accounts import Identity
+from flakes.wire.errors import ApiError
+
+FRAME_BYTES_MAX = 8 * 1024 * 1024
+"""What a reader takes; senders stay under 1 MiB."""
+
+
+async def authenticate(socket: WebSocket, plane: Plane, family: str, subject_id: str) -> Identity:
+    """The identity behind the socket, which must be the very peer of the path; else refused with 401/403."""
+    scheme, _, token = socket.headers.get("authorization", "").partition(" ")
+    identity = await plane.identify(token) if scheme.lower() == "bearer" and token else None
+    if identity is None:
+        raise ApiError("unauthorized", "no valid credential", "send `Authorization: Bearer <token>`")
+    if identity.family != family or identity.subject_id != subject_id:
+        raise ApiError("forbidden", f"the credential is not the one of this {family}", "use its own")
+    return identity
+
+
+@contextlib.asynccontextmanager
+async def pump(socket: WebSocket, peer: Peer) -> AsyncIterator[None]:
+    """Send what is queued for the peer while the block runs; a close in the queue ends the socket."""
+
+    async def send() -> None:
+        while True:
+            frame = await peer.outbox.get()
+            try:
+                if frame is None:
+                    await socket.close(1012)
+                    return
+                await socket.send_text(frame.decode())
+            except (WebSocketDisconnect, RuntimeError):
+                return
+
+    task = asyncio.create_task(send())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def frames(socket: WebSocket) -> AsyncIterator[bytes]:
+    """Frames as they come, until the other side is gone."""
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        text = message.get("text")
+        yield text.encode() if text is not None else message["bytes"]

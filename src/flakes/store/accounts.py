@@ -1,0 +1,92 @@
+"""Users and tokens.
+
+A token is ``flakes_<family>_<id>.<secret>``: the id finds the row, the secret is 256 random bits and only
+its SHA-256 is stored (a fast hash is right for a random secret; nobody can guess it). Families are `user`,
+`host` and `sandbox`; the subject is who it speaks for.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+from dataclasses import dataclass
+
+from flakes.store.database import Connection, Query, row, run
+from flakes.store.identifiers import new_id
+
+_FIND = Query("""
+    select t.family, t.owner_id, t.subject_id, t.secret_hash, u.name from tokens t
+    join users u on u.user_id = t.owner_id
+    where t.token_id = %(token_id)s and t.revoked_at is null
+      and (t.expires_at is null or t.expires_at > now())""")
+
+_ADD_TOKEN = Query("""
+    insert into tokens (token_id, family, owner_id, subject_id, name, secret_hash)
+    values (%(token_id)s, %(family)s, %(owner_id)s, %(subject_id)s, %(name)s, %(hash)s)""")
+
+_ADD_USER = Query("insert into users (user_id, name) values (%(user_id)s, %(name)s)")
+
+_REVOKE_SUBJECT = Query("""
+    update tokens set revoked_at = now() where subject_id = %(subject_id)s and revoked_at is null""")
+
+_LOCAL_OWNER = Query("select user_id from users where name = 'owner' and email is null limit 1")
+
+_SERIALIZE = Query("select pg_advisory_xact_lock(7164320001)")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a request comes from. `subject_id` is the user, host or sandbox of the token."""
+
+    family: str
+    owner_id: str
+    subject_id: str
+    owner_name: str
+
+
+async def identify(conn: Connection, token: str) -> Identity | None:
+    """Who a bearer token speaks for, or None."""
+    head, _, secret = token.partition(".")
+    token_id = head.rsplit("_", 1)[-1]
+    found = await row(conn, _FIND, {"token_id": token_id}) if secret else None
+    if found is None:
+        return None
+    family, owner_id, subject_id, secret_hash, name = found
+    digest = hashlib.sha256(secret.encode()).digest()
+    if not hmac.compare_digest(digest, bytes(secret_hash)) or head != f"flakes_{family}_{token_id}":
+        return None
+    return Identity(family, owner_id, subject_id, name)
+
+
+async def issue_token(
+    conn: Connection, family: str, owner_id: str, subject_id: str, name: str = ""
+) -> str:
+    """Make and store a token; the raw value is returned this once."""
+    token_id = base64.b32encode(os.urandom(10)).decode().lower()
+    secret = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
+    await run(conn, _ADD_TOKEN, {
+        "token_id": token_id, "family": family, "owner_id": owner_id, "subject_id": subject_id,
+        "name": name, "hash": hashlib.sha256(secret.encode()).digest(),
+    })  # fmt: skip
+    return f"flakes_{family}_{token_id}.{secret}"
+
+
+async def revoke_of(conn: Connection, subject_id: str) -> int:
+    """Revoke every token of a subject."""
+    return await run(conn, _REVOKE_SUBJECT, {"subject_id": subject_id})
+
+
+async def create_user(conn: Connection, name: str) -> str:
+    """A new account; its id."""
+    user_id = new_id("user")
+    await run(conn, _ADD_USER, {"user_id": user_id, "name": name})
+    return user_id
+
+
+async def local_owner(conn: Connection) -> str:
+    """The one account of a local session, made at its first start."""
+    await row(conn, _SERIALIZE)
+    found = await row(conn, _LOCAL_OWNER)
+    return found[0] if found else await create_user(conn, "owner")

@@ -1,0 +1,417 @@
+"""The blob store: bytes by the digest of their content.
+
+A blob's name is `sha256:<hex>`, its key `sha256/ab/cd/<hex>`. So identical content is stored once, a blob never changes,
+and whoever reads one can tell whether it is whole. The bytes lie in a directory, or in S3, Google Cloud Storage or Azure,
+through obstore; PostgreSQL keeps digest, size and type elsewhere.
+
+Invariants. A key below `sha256/` appears at once and whole: content of unknown digest is uploaded under `uploads/` and
+moved when its digest is known. In a directory a blob that `put` returned survives a power cut: its bytes reach the disk
+before its name does. Memory is bounded, whatever the size of a blob.
+
+This module refuses to know who refers to a blob: deleting what is still in use is its caller's mistake, and a collector
+of garbage has to leave alone what was put a moment ago.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import anyio
+from anyio import to_thread
+from obstore import exceptions
+from obstore.store import LocalStore, ObjectStore, from_url
+
+SIZE_BYTES_MAX = 5 * 1024**3
+"""The largest blob that `put` takes unless told otherwise. S3 copies no larger object in one request."""
+_PART_BYTES = 5 * 1024**2  # S3 takes no smaller part of a multipart upload
+_PARTS_AT_ONCE = 2
+_READ_BYTES = 256 * 1024
+_HASH_INLINE_BYTES = 64 * 1024  # above it a thread hashes, so that the event loop goes on
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_FULL_SIGNS = tuple(f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+class BlobError(Exception):
+    """A blob cannot be stored or read.
+
+    Codes: `digest_invalid`, `digest_mismatch`, `too_large`, `range_invalid` (the caller's); `blob_missing`,
+    `blob_corrupt` (the store's content); `disk_full`, `store_denied`, `store_unavailable` (the store itself).
+    """
+
+    def __init__(self, code: str, message: str, fix: str) -> None:
+        super().__init__(f"{message}\n{fix}")
+        self.code = code
+        self.message = message
+        self.fix = fix
+
+
+@dataclass(frozen=True)
+class BlobRef:
+    """What a blob is known by: `digest` is `sha256:` and 64 lower-case hex digits."""
+
+    digest: str
+    size_bytes: int
+
+
+class BlobStore:
+    """One place where blobs are. Made by `open`; holds no connection that needs closing."""
+
+    def __init__(self, store: ObjectStore, root: Path | None, size_bytes_max: int) -> None:
+        self._store = store
+        self._root = root  # the directory, where blobs are in one
+        self._size_bytes_max = size_bytes_max
+
+    @classmethod
+    def open(
+        cls,
+        location: str | Path,
+        *,
+        size_bytes_max: int = SIZE_BYTES_MAX,
+        options: Mapping[str, Any] | None = None,
+    ) -> BlobStore:
+        """A store in a directory (a path or `file://` URL) or at a URL that obstore knows (`s3://`, `gs://`, `az://`).
+
+        A missing directory is made, closed to other users. `options` are obstore's, such as credentials and endpoints;
+        without them the environment's usual variables count. Raises BlobError.
+        """
+        with _telling(f"The blob store {location} cannot be opened"):
+            if isinstance(location, str) and "://" in location and not location.startswith("file:"):
+                try:
+                    return cls(from_url(location, **dict(options or {})), None, size_bytes_max)
+                except ValueError as failure:
+                    raise BlobError(
+                        "store_unavailable",
+                        f"{location} is not the address of a blob store: {failure}",
+                        "Give a directory, or a URL such as s3://bucket/prefix.",
+                    ) from failure
+            text = str(location)
+            root = Path(
+                unquote(urlsplit(text).path) if text.startswith("file:") else text
+            ).absolute()
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (root / "uploads").mkdir(mode=0o700, exist_ok=True)
+            return cls(LocalStore(root), root, size_bytes_max)
+
+    async def put(
+        self,
+        content: bytes | bytearray | memoryview | AsyncIterable[bytes],
+        expected_digest: str | None = None,
+        *,
+        size_bytes_max: int | None = None,
+    ) -> BlobRef:
+        """Store content and return its digest and size. Idempotent: content that is there is not written again.
+
+        Raises `digest_mismatch` where `expected_digest` is another, `too_large` beyond `size_bytes_max` (the store's
+        own limit by default), and whatever the stream itself raises; nothing is then stored.
+        """
+        if expected_digest is not None:
+            _key(expected_digest)
+        intake = _Intake(
+            expected_digest, min(self._size_bytes_max, size_bytes_max or self._size_bytes_max)
+        )
+        if not isinstance(content, AsyncIterable):
+            await intake.take(content)
+            return await self._put_small(bytes(content), intake.finish())
+        pieces = aiter(content)
+        held: list[bytes] = []
+        while intake.size_bytes <= _PART_BYTES:
+            piece = await anext(pieces, None)
+            if piece is None:
+                return await self._put_small(b"".join(held), intake.finish())
+            await intake.take(piece)
+            held.append(piece)
+        if expected_digest is not None and await self.exists(expected_digest):
+            # Whoever claims to bring a blob has to bring it; but it need not be written again.
+            async for piece in pieces:
+                await intake.take(piece)
+            ref = intake.finish()
+            if await self._has(ref):
+                return ref
+            raise BlobError(
+                "blob_corrupt",
+                f"Blob {ref.digest} is stored with another size than its content has.",
+                "Delete the blob and put it again.",
+            )
+        return await self._put_large(held, pieces, intake)
+
+    async def get(
+        self, digest: str, start: int | None = None, end: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """The bytes of a blob from `start` up to, not including, `end`, in pieces of a few hundred KiB.
+
+        A whole blob is verified while it is read: `blob_corrupt` is raised in place of its last piece where the content
+        is not the digest's. A part is not verified. Raises `blob_missing`, and `range_invalid` where the part does not
+        begin within the blob; an `end` beyond it means its end.
+        """
+        size_bytes = await self.size(digest)
+        first, last = start or 0, size_bytes if end is None else min(end, size_bytes)
+        if first < 0 or first > size_bytes or last < first:
+            raise BlobError(
+                "range_invalid",
+                f"Blob {digest} has {size_bytes} bytes and no part from {start} to {end}.",
+                "Ask for a part that lies within the blob.",
+            )
+        whole = (first, last) == (0, size_bytes)
+        hasher = hashlib.sha256()
+        held: bytes | None = None
+        with _telling(f"Blob {digest} cannot be read", digest):
+            if first < last:
+                response = await self._store.get_async(
+                    _key(digest), options={"range": (first, last)}
+                )
+                async for piece in response.stream(min_chunk_size=_READ_BYTES):
+                    if held is not None:
+                        yield held
+                    held = bytes(piece)
+                    if whole:
+                        await _hash(hasher, held)
+        if whole and f"sha256:{hasher.hexdigest()}" != digest:
+            raise BlobError(
+                "blob_corrupt",
+                f"The stored content of blob {digest} is not what it was.",
+                "Restore the blob store from a backup, or produce the blob again.",
+            )
+        if held is not None:
+            yield held
+
+    async def size(self, digest: str) -> int:
+        """The size in bytes. Raises `blob_missing`, `digest_invalid`."""
+        with _telling(f"Blob {digest} cannot be read", digest):
+            meta = await self._store.head_async(_key(digest))
+        return meta["size"]
+
+    async def exists(self, digest: str) -> bool:
+        try:
+            await self.size(digest)
+        except BlobError as failure:
+            if failure.code == "blob_missing":
+                return False
+            raise
+        return True
+
+    async def delete(self, digest: str) -> None:
+        """Remove a blob; one that is not there is as good as removed."""
+        with contextlib.suppress(FileNotFoundError):
+            await self._delete(_key(digest))
+
+    async def sweep_uploads(self, before: datetime) -> int:
+        """Remove uploads that were begun before this time and never finished; how many there were."""
+        stale: list[str] = []
+        with _telling("Unfinished uploads cannot be listed"):
+            if self._root is not None:
+                # obstore does not list the files that it is still writing, so the directory itself is read.
+                for path in list((self._root / "uploads").iterdir()):
+                    with contextlib.suppress(FileNotFoundError):
+                        if datetime.fromtimestamp(path.stat().st_mtime, UTC) < before:
+                            path.unlink()
+                            stale.append(path.name)
+                return len(stale)
+            async for batch in self._store.list_async("uploads"):
+                stale += [meta["path"] for meta in batch if meta["last_modified"] < before]
+        for key in stale:
+            with contextlib.suppress(FileNotFoundError):
+                await self._delete(key)
+        return len(stale)
+
+    async def _put_small(self, content: bytes, ref: BlobRef) -> BlobRef:
+        if await self._has(ref):
+            return ref
+        with _telling(f"Blob {ref.digest} cannot be stored"):
+            if self._root is None:
+                await self._store.put_async(_key(ref.digest), content)
+                return ref
+            async with self._upload() as upload:
+                await self._store.put_async(upload, content)
+                await self._settle(upload, ref)
+        return ref
+
+    async def _put_large(
+        self, held: list[bytes], pieces: AsyncIterator[bytes], intake: _Intake
+    ) -> BlobRef:
+        failures: list[BaseException] = []
+
+        async def everything() -> AsyncIterator[bytes]:
+            while held:
+                yield held.pop(0)
+            try:
+                async for piece in pieces:
+                    await intake.take(piece)
+                    yield piece
+            except BaseException as failure:
+                failures.append(failure)
+                raise
+
+        async with self._upload() as upload:
+            try:
+                with _telling("A blob cannot be stored"):
+                    await self._store.put_async(
+                        upload, everything(), chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
+                    )
+            except (BlobError, exceptions.BaseError):
+                if failures:  # the stream's own failure is told as it is, not as one of the store's
+                    raise failures[0] from None
+                raise
+            ref = intake.finish()
+            if not await self._has(ref):
+                with _telling(f"Blob {ref.digest} cannot be stored"):
+                    await self._settle(upload, ref)
+        return ref
+
+    @contextlib.asynccontextmanager
+    async def _upload(self) -> AsyncIterator[str]:
+        """A key of our own that is gone afterwards, whatever happens."""
+        key = f"uploads/{secrets.token_hex(16)}"
+        try:
+            yield key
+        finally:
+            with anyio.CancelScope(shield=True), contextlib.suppress(FileNotFoundError, BlobError):
+                await self._delete(key)
+            if self._root is not None:
+                (self._root / f"{key}#1").unlink(
+                    missing_ok=True
+                )  # obstore's own name while it writes
+
+    async def _settle(self, upload: str, ref: BlobRef) -> None:
+        """Give an upload its name."""
+        key = _key(ref.digest)
+        if self._root is None:
+            await self._store.copy_async(upload, key)
+        else:
+            await to_thread.run_sync(_settle_file, self._root, upload, key)
+
+    async def _has(self, ref: BlobRef) -> bool:
+        """Is the blob there, as far as its size can tell?"""
+        try:
+            return await self.size(ref.digest) == ref.size_bytes
+        except BlobError as failure:
+            if failure.code == "blob_missing":
+                return False
+            raise
+
+    async def _delete(self, key: str) -> None:
+        try:
+            await self._store.delete_async(key)
+        except FileNotFoundError:
+            raise
+        except (exceptions.BaseError, OSError) as failure:
+            raise _told(failure, f"{key} cannot be deleted", None) from failure
+
+
+class _Intake:
+    """Counts and hashes what comes in, and refuses what is too much or something else."""
+
+    def __init__(self, expected_digest: str | None, size_bytes_max: int) -> None:
+        self.size_bytes = 0
+        self._expected_digest = expected_digest
+        self._size_bytes_max = size_bytes_max
+        self._hasher = hashlib.sha256()
+
+    async def take(self, piece: bytes | bytearray | memoryview) -> None:
+        self.size_bytes += memoryview(piece).nbytes
+        if self.size_bytes > self._size_bytes_max:
+            raise BlobError(
+                "too_large",
+                f"The content is larger than {self._size_bytes_max} bytes.",
+                "Send less, or split it into several artifacts.",
+            )
+        await _hash(self._hasher, piece)
+
+    def finish(self) -> BlobRef:
+        digest = f"sha256:{self._hasher.hexdigest()}"
+        if self._expected_digest not in (None, digest):
+            raise BlobError(
+                "digest_mismatch",
+                f"The content's digest is {digest}, not {self._expected_digest}.",
+                "The content was damaged or changed on its way: send it again, or compute its digest again.",
+            )
+        return BlobRef(digest, self.size_bytes)
+
+
+async def _hash(hasher: Any, piece: bytes | bytearray | memoryview) -> None:
+    if len(piece) <= _HASH_INLINE_BYTES:
+        hasher.update(piece)
+    else:
+        await to_thread.run_sync(hasher.update, piece)
+
+
+def _key(digest: str) -> str:
+    if not _DIGEST.fullmatch(digest):
+        raise BlobError(
+            "digest_invalid",
+            f"{digest[:100]!r} is not a digest.",
+            "A digest is sha256: and 64 lower-case hexadecimal digits.",
+        )
+    digits = digest.removeprefix("sha256:")
+    return f"sha256/{digits[:2]}/{digits[2:4]}/{digits}"
+
+
+def _settle_file(root: Path, upload: str, key: str) -> None:
+    """Rename an uploaded file to its key, durably: its bytes first, then the names that lead to it.
+
+    Every directory on the way is synchronised, also one that was there: another process may just have made it.
+    """
+    final = root / key
+    final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _sync(root / upload)
+    (root / upload).rename(final)
+    for directory in (final.parent, *final.parent.parents):
+        _sync(directory)
+        if directory == root:
+            break
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _telling(what: str, digest: str | None = None) -> Iterator[None]:
+    """Turn what the store raises into BlobError."""
+    try:
+        yield
+    except (exceptions.BaseError, OSError) as failure:
+        raise _told(failure, what, digest) from failure
+
+
+def _told(failure: Exception, what: str, digest: str | None) -> BlobError:
+    said = str(failure).split("\n")[0]  # obstore adds a dump of its internals
+    number = failure.errno if isinstance(failure, OSError) else None
+    if number in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(failure) for sign in _FULL_SIGNS):
+        return BlobError(
+            "disk_full",
+            f"{what}: the disk is full ({said}).",
+            "Free some space where the blob store is.",
+        )
+    if isinstance(failure, FileNotFoundError) and digest is not None:
+        return BlobError(
+            "blob_missing",
+            f"There is no blob {digest}.",
+            "Put it first; a collected blob has to be made again.",
+        )
+    denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
+    if isinstance(failure, denied):
+        return BlobError(
+            "store_denied",
+            f"{what}: {said}",
+            "Give Flakes the right to read and write the blob store.",
+        )
+    return BlobError(
+        "store_unavailable",
+        f"{what}: {said}",
+        "See whether the blob store is reachable, and try again.",
+    )

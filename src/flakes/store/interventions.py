@@ -1,0 +1,236 @@
+"""What people do to live work: cancel a task or a run, retry what failed.
+
+A queued task is cancelled at once. A running one is asked to stop: it stays RUNNING until its sandbox
+confirms that nothing of it is left (F12), so the caller gets the assignments to deliver a cancel to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flakes.core.task import TERMINAL, TaskStatus
+from flakes.store import runs, settlement
+from flakes.store.database import Connection, Query, row, rows, run
+from flakes.store.ledger import Ledger
+from flakes.wire.codec import encode
+from flakes.wire.errors import ApiError, not_found
+
+_FIND = Query("""
+    select t.task_id, t.run_id from tasks t join runs r using (run_id)
+    where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
+
+_TASKS = Query("""
+    select task_id, status, optional from tasks
+    where run_id = %(run_id)s and (%(task_ids)s::text[] is null or task_id = any(%(task_ids)s))
+      and status = any(%(statuses)s)""")
+
+_UNREADY = Query("delete from ready_tasks where task_id = any(%(task_ids)s)")
+
+_WITHDRAW = Query("""
+    update assignments set state = 'cancelled', live = false, ended_at = now(), reason = %(reason)s
+    where task_id = any(%(task_ids)s) and live and state = 'offered'
+    returning sandbox_id, assignment_id""")
+
+_CANCEL = Query("""
+    update tasks set status = 'CANCELLED', finished_at = now(), next_attempt_at = null,
+        cancel_requested_at = now(), cancel_reason = %(reason)s, error = %(error)s::json
+    where task_id = any(%(task_ids)s)""")
+
+_REQUEST_CANCEL = Query("""
+    update tasks set cancel_requested_at = now(), cancel_reason = %(reason)s
+    where task_id = any(%(task_ids)s) and cancel_requested_at is null
+    returning task_id""")
+
+_LIVE_OF = Query("""
+    select sandbox_id, assignment_id from assignments
+    where task_id = any(%(task_ids)s) and live and state = 'accepted'""")
+
+_CANCEL_RUN = Query("""
+    update runs set cancel_requested_at = coalesce(cancel_requested_at, now()),
+        cancel_reason = coalesce(cancel_reason, %(reason)s)
+    where run_id = %(run_id)s""")
+
+_REOPEN_RUN = Query("""
+    update runs set cancel_requested_at = null, cancel_reason = null where run_id = %(run_id)s""")
+
+_DEPENDENCIES = Query("""
+    select d.task_id, d.depends_on, s.status from task_dependencies d
+    join tasks s on s.task_id = d.depends_on
+    where d.task_id = any(%(task_ids)s)""")
+
+_BLOCKED_BEHIND = Query("""
+    select distinct t.task_id, t.failure_policy from task_dependencies d
+    join tasks t on t.task_id = d.task_id
+    where d.depends_on = any(%(task_ids)s) and t.status = 'BLOCKED'""")
+
+_FAILED_BEHIND = Query("""
+    with recursive behind as (
+        select d.task_id from task_dependencies d join tasks t on t.task_id = d.task_id
+        where d.depends_on = any(%(task_ids)s) and t.status in ('FAILED', 'CANCELLED')
+        union
+        select d.task_id from behind join task_dependencies d on d.depends_on = behind.task_id
+        join tasks t on t.task_id = d.task_id
+        where t.status in ('FAILED', 'CANCELLED')
+    )
+    select t.task_id from behind join tasks t using (task_id)
+    where t.error ->> 'code' in ('dependency_failed', 'dependency_cancelled')""")
+
+_POLICIES = Query("""
+    select task_id, failure_policy, status, optional from tasks where task_id = any(%(task_ids)s)""")
+
+_RESET = Query("""
+    with u as (
+        select * from unnest(%(task_ids)s::text[], %(pending)s::integer[]) as u(task_id, pending_count)
+    ), moved as (
+        update tasks t
+        set status = case when u.pending_count = 0 then 'QUEUED' else 'BLOCKED' end,
+            pending_count = u.pending_count, attempts_max = t.attempt + t.attempts_max,
+            attempt = t.attempt + 1, losses = 0, error = null, finished_at = null,
+            next_attempt_at = null, cancel_requested_at = null, cancel_reason = null,
+            queued_at = case when u.pending_count = 0 then now() end
+        from u where t.task_id = u.task_id
+        returning t.task_id, t.class_id, t.run_id, t.priority, t.pending_count
+    ), forgotten as (
+        delete from task_results where task_id in (select task_id from moved)
+    )
+    insert into ready_tasks (task_id, class_id, run_id, priority, queued_at)
+    select task_id, class_id, run_id, priority, now() from moved where pending_count = 0""")
+
+_SET_PENDING = Query("""
+    update tasks t set pending_count = u.pending_count
+    from unnest(%(task_ids)s::text[], %(pending)s::integer[]) as u(task_id, pending_count)
+    where t.task_id = u.task_id""")
+
+
+@dataclass(slots=True)
+class Intervention:
+    """What is to be delivered: (sandbox id, assignment id) pairs to cancel; and whether to schedule."""
+
+    run_id: str
+    cancel: list[tuple[str, str]] = field(default_factory=list)
+    ready: int = 0
+
+
+async def cancel_task(
+    conn: Connection, owner_id: str, task_id: str, reason: str | None
+) -> Intervention:
+    """Cancel one task. An ended one stays as it is."""
+    run_id = await _run_of(conn, owner_id, task_id)
+    ledger = await Ledger.lock(conn, [run_id])
+    done = await _cancel(conn, ledger, run_id, [task_id], reason)
+    await ledger.flush(conn)
+    return done
+
+
+async def cancel_run(
+    conn: Connection, owner_id: str, reference: str, reason: str | None
+) -> Intervention:
+    """Stop everything of a run; from now on it takes no new task from anywhere."""
+    run_id = await runs.resolve(conn, owner_id, reference)
+    ledger = await Ledger.lock(conn, [run_id])
+    locked = ledger.runs[run_id]
+    if not locked.cancelled and locked.completed_at is None:
+        await run(conn, _CANCEL_RUN, {"run_id": run_id, "reason": reason})
+        locked.cancelled = True
+        locked.changed = True
+        ledger.event(run_id, "run.cancel_requested", data={"reason": reason})
+    done = await _cancel(conn, ledger, run_id, None, reason)
+    await ledger.flush(conn)
+    return done
+
+
+async def _cancel(
+    conn: Connection, ledger: Ledger, run_id: str, task_ids: list[str] | None, reason: str | None
+) -> Intervention:
+    done = Intervention(run_id)
+    live = [str(s) for s in TaskStatus if s not in TERMINAL]
+    found = await rows(conn, _TASKS, {"run_id": run_id, "task_ids": task_ids, "statuses": live})
+    running = [r[0] for r in found if r[1] == TaskStatus.RUNNING]
+    still = [r for r in found if r[1] != TaskStatus.RUNNING]
+    if still:
+        ids = [r[0] for r in still]
+        # The scheduler may be offering one of these: its claim holds the ready row until it commits,
+        # so after this delete every offer is visible to the next statement.
+        await run(conn, _UNREADY, {"task_ids": ids})
+        text = reason or "cancelled"
+        done.cancel += await rows(conn, _WITHDRAW, {"task_ids": ids, "reason": text})
+        error = {"code": "cancelled", "message": text}
+        params = {"task_ids": ids, "reason": reason, "error": encode(error).decode()}
+        await run(conn, _CANCEL, params)
+        for task_id, status, optional in still:
+            ledger.move(run_id, TaskStatus(status), TaskStatus.CANCELLED, optional=optional)
+            ledger.event(run_id, "task.cancelled", task_id, {"reason": reason, "from": status})
+        if task_ids is not None:
+            done.ready += await settlement.after_failure(conn, ledger, ids)
+    if running:
+        asked = await rows(conn, _REQUEST_CANCEL, {"task_ids": running, "reason": reason})
+        for (task_id,) in asked:
+            ledger.event(run_id, "task.cancel_requested", task_id, {"reason": reason})
+        done.cancel += await rows(conn, _LIVE_OF, {"task_ids": running})
+    return done
+
+
+async def retry_task(conn: Connection, owner_id: str, task_id: str) -> Intervention:
+    """A new attempt of a failed or cancelled task; those that failed only because of it come back too."""
+    run_id = await _run_of(conn, owner_id, task_id)
+    ledger = await Ledger.lock(conn, [run_id])
+    params = {"run_id": run_id, "task_ids": [task_id], "statuses": ["FAILED", "CANCELLED"]}
+    if not await rows(conn, _TASKS, params):
+        raise ApiError("task_not_retryable", "the task has neither failed nor been cancelled", "look at its state with `flakes inspect`")
+    done = await _retry(conn, ledger, run_id, [task_id])
+    await ledger.flush(conn)
+    return done
+
+
+async def retry_run(conn: Connection, owner_id: str, reference: str) -> Intervention:
+    """Rerun from failed: a new attempt of every failed or cancelled task."""
+    run_id = await runs.resolve(conn, owner_id, reference)
+    ledger = await Ledger.lock(conn, [run_id])
+    params = {"run_id": run_id, "task_ids": None, "statuses": ["FAILED", "CANCELLED"]}
+    failed = [r[0] for r in await rows(conn, _TASKS, params)]
+    done = await _retry(conn, ledger, run_id, failed) if failed else Intervention(run_id)
+    await ledger.flush(conn)
+    return done
+
+
+async def _retry(
+    conn: Connection, ledger: Ledger, run_id: str, task_ids: list[str]
+) -> Intervention:
+    behind = [r[0] for r in await rows(conn, _FAILED_BEHIND, {"task_ids": task_ids})]
+    ids = sorted({*task_ids, *behind})
+    tasks = {r[0]: r[1:] for r in await rows(conn, _POLICIES, {"task_ids": ids})}
+    pending = dict.fromkeys(ids, 0)
+    for task_id, depends_on, status in await rows(conn, _DEPENDENCIES, {"task_ids": ids}):
+        again = depends_on in pending
+        if again or not settlement.satisfies(TaskStatus(status), tasks[task_id][0]):
+            pending[task_id] += 1
+    if ledger.runs[run_id].cancelled:
+        await run(conn, _REOPEN_RUN, {"run_id": run_id})
+        ledger.runs[run_id].cancelled = False
+    await run(conn, _RESET, {"task_ids": ids, "pending": [pending[i] for i in ids]})
+    for task_id in ids:
+        _, status, optional = tasks[task_id]
+        new = TaskStatus.BLOCKED if pending[task_id] else TaskStatus.QUEUED
+        ledger.move(run_id, TaskStatus(status), new, optional=optional)
+        ledger.event(run_id, "task.queued", task_id, {"reason": "retried", "status": new})
+    await _recount(conn, ids)
+    return Intervention(run_id, ready=sum(not n for n in pending.values()))
+
+
+async def _recount(conn: Connection, task_ids: list[str]) -> None:
+    """Blocked tasks that had counted a retried one as ended wait for it again."""
+    blocked = {r[0]: r[1] for r in await rows(conn, _BLOCKED_BEHIND, {"task_ids": task_ids})}
+    if not blocked:
+        return
+    pending = dict.fromkeys(blocked, 0)
+    for task_id, _, status in await rows(conn, _DEPENDENCIES, {"task_ids": list(blocked)}):
+        pending[task_id] += not settlement.satisfies(TaskStatus(status), blocked[task_id])
+    params = {"task_ids": list(pending), "pending": list(pending.values())}
+    await run(conn, _SET_PENDING, params)
+
+
+async def _run_of(conn: Connection, owner_id: str, task_id: str) -> str:
+    found = await row(conn, _FIND, {"task_id": task_id, "owner_id": owner_id})
+    if found is None:
+        raise not_found("task")
+    return found[1]

@@ -1,0 +1,99 @@
+"""Offers to sandboxes, with everything a sandbox needs to start: definition, inputs, names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from flakes.store.database import Connection, Query, row, rows
+from flakes.wire.sandbox_stream import Assignment, InputOutput
+from flakes.wire.tasks import Output, TaskDefinition
+
+_COLUMNS = """
+    select a.assignment_id, a.sandbox_id, a.task_id, t.task_key, a.run_id, r.run_key, j.project_key,
+           a.attempt, r.metadata::text, p.definition::text
+    from assignments a
+    join tasks t on t.task_id = a.task_id
+    join task_payloads p on p.task_id = a.task_id
+    join runs r on r.run_id = a.run_id
+    join projects j on j.project_id = r.project_id"""
+
+_BY_ID = Query(f"{_COLUMNS} where a.assignment_id = any(%(assignment_ids)s) and a.live")
+
+_INPUTS = Query("""
+    select d.task_id, s.task_key, o.key, o.value
+    from task_dependencies d
+    join tasks s on s.task_id = d.depends_on
+    join task_results k on k.task_id = d.depends_on
+    cross join lateral json_each(k.result -> 'outputs') o
+    where d.task_id = any(%(task_ids)s) and json_typeof(k.result -> 'outputs') = 'object'""")
+
+_NAMES_INPUT = Query("""
+    select 1 from assignments a
+    join task_dependencies d on d.task_id = a.task_id
+    join task_results k on k.task_id = d.depends_on
+    cross join lateral json_each(k.result -> 'outputs') o
+    where a.sandbox_id = %(sandbox_id)s and a.live
+      and json_typeof(k.result -> 'outputs') = 'object' and o.value ->> 'digest' = %(digest)s
+    limit 1""")
+
+_LIVE = Query("""
+    select a.assignment_id, a.state, t.cancel_requested_at is not null, t.cancel_reason
+    from assignments a join tasks t on t.task_id = a.task_id
+    where a.sandbox_id = %(sandbox_id)s and a.live""")
+
+_OPEN_OFFERS = Query("""
+    select assignment_id from assignments
+    where sandbox_id = any(%(sandbox_ids)s) and live and state = 'offered'""")
+
+_definition = msgspec.json.Decoder(TaskDefinition)
+_metadata = msgspec.json.Decoder(dict[str, Any])
+
+
+async def load(
+    conn: Connection, assignment_ids: Sequence[str]
+) -> list[tuple[str, Assignment]]:
+    """(sandbox id, assignment) for those that are still live, oldest first."""
+    found = await rows(conn, _BY_ID, {"assignment_ids": list(assignment_ids)})
+    decoded = [(offer, _definition.decode(offer[9])) for offer in sorted(found)]
+    dependent = [offer[2] for offer, definition in decoded if definition.depends_on]
+    inputs: defaultdict[str, list[InputOutput]] = defaultdict(list)
+    if dependent:
+        for task_id, task_key, output_key, value in await rows(
+            conn, _INPUTS, {"task_ids": dependent}
+        ):
+            output = msgspec.convert(value, Output)
+            inputs[task_id].append(
+                InputOutput(task_key=task_key, output_key=output_key, output=output)
+            )
+    return [
+        (
+            offer[1],
+            Assignment(
+                assignment_id=offer[0], task_id=offer[2], task_key=offer[3], run_id=offer[4],
+                run_key=offer[5], project_key=offer[6], attempt=offer[7],
+                run_metadata=_metadata.decode(offer[8]) if offer[8] != "{}" else {},
+                definition=definition, inputs=inputs.get(offer[2], []),
+            ),
+        )
+        for offer, definition in decoded
+    ]  # fmt: skip
+
+
+async def live_of(conn: Connection, sandbox_id: str) -> list[tuple[str, str, bool, str | None]]:
+    """(assignment id, state, cancel requested, reason) of everything a sandbox holds."""
+    return await rows(conn, _LIVE, {"sandbox_id": sandbox_id})
+
+
+async def open_of(conn: Connection, sandbox_ids: Sequence[str]) -> list[str]:
+    """Offers to these sandboxes that nobody has accepted yet."""
+    return [r[0] for r in await rows(conn, _OPEN_OFFERS, {"sandbox_ids": list(sandbox_ids)})]
+
+
+async def names_input(conn: Connection, sandbox_id: str, digest: str) -> bool:
+    """Whether a live offer of this sandbox has an input of this digest."""
+    params = {"sandbox_id": sandbox_id, "digest": digest}
+    return await row(conn, _NAMES_INPUT, params) is not None

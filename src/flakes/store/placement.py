@@ -1,0 +1,188 @@
+"""The scheduler's two ends: the snapshot that a plan is made of, and the claim that carries it out.
+
+The snapshot is a fixed number of statements whatever the number of tasks and sandboxes (F18). The claim is
+one statement that re-checks everything that may have changed: the leader's term, that the task is still in
+the queue, and that the sandbox still has the slot. It never waits for a lock, so it cannot deadlock.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flakes.core.placement import (
+    Placement,
+    Pool,
+    ReadyClass,
+    ReadyTask,
+    Sandbox,
+    Snapshot,
+    Unplaced,
+)
+from flakes.store.database import Connection, Query, literal, rows, run
+from flakes.store.identifiers import new_id
+from flakes.wire.codec import encode
+
+_SANDBOXES = Query("""
+    select s.sandbox_id, s.owner_id, s.adapters, s.capabilities, s.max_concurrency,
+           (select count(*) from assignments a where a.sandbox_id = s.sandbox_id and a.live),
+           s.status = 'running' and l.connected
+               and l.seen_at > now() - %(suspect_after_s)s * interval '1 s'
+    from sandboxes s
+    join links l on l.peer_id = s.sandbox_id
+    where s.status in ('running', 'draining') and l.connected""")
+
+_POOLS = Query("""
+    select p.pool_id, h.owner_id, p.adapter, p.capabilities, p.max_concurrency, p.max_instances,
+           coalesce(n.alive, 0), coalesce(n.launching, 0),
+           coalesce(l.connected, false) and p.available and h.disabled_at is null,
+           case when p.launch_retry_at > now() then coalesce(p.launch_failure, '') end
+    from host_pools p
+    join hosts h using (host_id)
+    left join links l on l.peer_id = h.host_id
+    left join lateral (
+        select count(*) filter (where s.status in ('running', 'draining', 'stopping')) as alive,
+               count(*) filter (where s.status in ('pending_launch', 'launching')) as launching
+        from sandboxes s
+        where s.pool_id = p.pool_id
+          and s.status in ('pending_launch', 'launching', 'running', 'draining', 'stopping')
+    ) n on true
+    where h.auto_bind""")
+
+# A loose scan over the index ready_tasks_heads finds the (class, run) pairs without reading the queue;
+# the lateral part takes the head of each.
+_READY = Query("""
+    with recursive pair as (
+        (select class_id, run_id from ready_tasks order by class_id, run_id limit 1)
+        union all
+        select n.class_id, n.run_id from pair p cross join lateral (
+            select r.class_id, r.run_id from ready_tasks r
+            where (r.class_id, r.run_id) > (p.class_id, p.run_id)
+            order by r.class_id, r.run_id limit 1
+        ) n
+    )
+    select p.class_id, h.task_id, h.run_id, h.priority, extract(epoch from h.queued_at)::float
+    from (select * from pair limit %(pairs)s) p cross join lateral (
+        select r.task_id, r.run_id, r.priority, r.queued_at from ready_tasks r
+        where r.class_id = p.class_id and r.run_id = p.run_id
+          and (r.not_before is null or r.not_before <= now())
+        order by r.priority desc, r.queued_at, r.task_id limit %(heads)s
+    ) h""")
+
+_CLASSES = Query("""
+    select class_id, owner_id, project_id, adapter, capabilities from task_classes
+    where class_id = any(%(class_ids)s)""")
+
+_CLAIM = Query("""
+    with want as (
+        select * from unnest(%(task_ids)s::text[], %(sandbox_ids)s::text[], %(assignment_ids)s::text[])
+            as w(task_id, sandbox_id, assignment_id)
+    ), in_office as (
+        select 1 from leaders
+        where name = 'loops' and term = %(term)s and holder = %(holder)s and expires_at > now()
+    ), taken as (
+        delete from ready_tasks
+        where task_id in (
+            select r.task_id from ready_tasks r
+            where r.task_id = any(%(task_ids)s) and exists (select 1 from in_office)
+            for update skip locked
+        )
+        returning task_id, run_id
+    )
+    insert into assignments (assignment_id, task_id, run_id, sandbox_id, attempt, state)
+    select w.assignment_id, w.task_id, t.run_id, w.sandbox_id, k.attempt, 'offered'
+    from want w join taken t on t.task_id = w.task_id join tasks k on k.task_id = w.task_id
+    returning assignment_id, sandbox_id""")
+
+_NEXT_DELAYED = Query("""
+    select extract(epoch from min(not_before) - now())::float from ready_tasks
+    where not_before is not null and not_before > now()""")
+
+_EXPLAIN = Query("""
+    update task_classes c set reason_code = u.code, reason_facts = u.facts, reason_at = now()
+    from unnest(%(class_ids)s::integer[], %(codes)s::text[], %(facts)s::json[])
+        as u(class_id, code, facts)
+    where c.class_id = u.class_id
+      and (c.reason_code is distinct from u.code or c.reason_facts::text is distinct from u.facts::text)""")
+
+PAIRS_MAX = 2_000
+HEADS_MAX = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    assignment_id: str
+    sandbox_id: str
+
+
+async def snapshot(conn: Connection, *, suspect_after_s: float) -> Snapshot:
+    """Everything the plan looks at: five statements in two round trips."""
+    async with conn.pipeline():
+        params = {"suspect_after_s": suspect_after_s}
+        sandboxes_cursor = await conn.execute(literal(_SANDBOXES), params, prepare=True)
+        pools_cursor = await conn.execute(literal(_POOLS), prepare=True)
+    sandboxes = [
+        Sandbox(
+            sandbox_id, owner, frozenset(adapters), frozenset(capabilities), slots,
+            max(0, slots - busy), None, bool(accepting),
+        )
+        for sandbox_id, owner, adapters, capabilities, slots, busy, accepting
+        in await sandboxes_cursor.fetchall()
+    ]  # fmt: skip
+    pools = [
+        Pool(p[0], p[1], p[2], frozenset(p[3]), p[4], p[5], p[6], p[7], p[8], None, p[9])
+        for p in await pools_cursor.fetchall()
+    ]
+    free = sum(s.free for s in sandboxes if s.accepting)
+    launchable = sum(
+        max(0, p.instances_max - p.instances_alive) * p.concurrency for p in pools if p.online
+    )
+    # One more than fits tells whether anything is left over.
+    heads = min(HEADS_MAX, free + launchable + 1)
+    found = await rows(conn, _READY, {"pairs": PAIRS_MAX, "heads": heads})
+    tasks: defaultdict[int, list[ReadyTask]] = defaultdict(list)
+    for class_id, task_id, run_id, priority, since in found:
+        tasks[class_id].append(ReadyTask(task_id, run_id, priority, since))
+    classes = [
+        ReadyClass(
+            class_id, owner_id, project_id, adapter, frozenset(capabilities),
+            len(tasks[class_id]), tasks[class_id],
+        )
+        for class_id, owner_id, project_id, adapter, capabilities in (
+            await rows(conn, _CLASSES, {"class_ids": list(tasks)}) if tasks else []
+        )
+    ]  # fmt: skip
+    return Snapshot(classes, sandboxes, pools)
+
+
+async def claim(
+    conn: Connection, placements: Sequence[Placement], *, holder: str, term: int
+) -> list[Offer]:
+    """Carry out a plan; what is no longer true is left out. Empty when the term is over."""
+    found = await rows(conn, _CLAIM, {
+        "task_ids": [p.task_id for p in placements],
+        "sandbox_ids": [p.sandbox_id for p in placements],
+        "assignment_ids": [new_id("assignment") for _ in placements],
+        "holder": holder, "term": term,
+    })  # fmt: skip
+    return [Offer(assignment_id, sandbox_id) for assignment_id, sandbox_id in found]
+
+
+async def next_delayed_s(conn: Connection) -> float | None:
+    """Seconds until the next delayed retry becomes ready, or None."""
+    return (await rows(conn, _NEXT_DELAYED))[0][0]
+
+
+async def explain(conn: Connection, unplaced: Sequence[Unplaced]) -> None:
+    """Store why classes wait (F10); unchanged reasons write nothing."""
+    await run(conn, _EXPLAIN, {
+        "class_ids": [u.class_id for u in unplaced],
+        "codes": [u.code for u in unplaced],
+        "facts": [encode(_plain(u.facts)).decode() for u in unplaced],
+    })  # fmt: skip
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(facts.items()))

@@ -1,0 +1,203 @@
+"""Runs: creation by key, reading, listing, closing, deleting. Their state is the ledger's business."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from flakes.core import limits
+from flakes.core.run import RunState
+from flakes.core.task import LIVE
+from flakes.store import projects
+from flakes.store.database import Connection, Query, row, rows, run
+from flakes.store.definitions import check_key, check_size
+from flakes.store.identifiers import new_id
+from flakes.store.ledger import STATUSES, Ledger
+from flakes.wire.codec import encode
+from flakes.wire.errors import ApiError, not_found
+from flakes.wire.runs import GraphPost, Run, RunPut
+
+_COLUMNS = """r.run_id, r.run_key, r.name, r.project_id, p.project_key, r.state, r.closed,
+    r.cancel_requested_at is not null, r.counts, r.metadata, r.budget,
+    r.created_at, r.updated_at, r.completed_at"""
+
+_INSERT = Query("""
+    insert into runs (run_id, owner_id, project_id, run_key, name, metadata, budget, definition_digest)
+    values (%(run_id)s, %(owner_id)s, %(project_id)s, %(run_key)s, %(name)s, %(metadata)s::json,
+            %(budget)s::json, %(digest)s)
+    on conflict (owner_id, run_key) do nothing""")
+
+_DIGEST = Query("""
+    select run_id, definition_digest from runs
+    where owner_id = %(owner_id)s and run_key = %(run_key)s for update""")
+
+# The key of one run may look like nothing of an id (ids hold an underscore), so one lookup serves both.
+_GET = Query(f"""
+    select {_COLUMNS} from runs r join projects p using (project_id)
+    where r.owner_id = %(owner_id)s and (r.run_key = %(run)s or r.run_id = %(run)s)""")
+
+_RESOLVE = Query("""
+    select run_id from runs
+    where owner_id = %(owner_id)s and (run_key = %(run)s or run_id = %(run)s)""")
+
+_LIST = Query(f"""
+    select {_COLUMNS} from runs r join projects p using (project_id)
+    where r.owner_id = %(owner_id)s
+      and (%(before)s::text is null or r.run_id < %(before)s)
+      and (%(state)s::text is null or r.state = %(state)s)
+      and (%(project_key)s::text is null or p.project_key = %(project_key)s)
+    order by r.run_id desc limit %(limit)s""")
+
+_CLOSE = Query("update runs set closed = true where run_id = %(run_id)s")
+
+_DELETE = Query("delete from runs where run_id = %(run_id)s")
+
+_DELETED = Query("""
+    insert into events (owner_id, run_id, type, data)
+    values (%(owner_id)s, %(run_id)s, 'run.deleted', %(data)s::json)""")
+
+
+async def put(conn: Connection, owner_id: str, key: str, body: RunPut) -> tuple[Run, bool]:
+    """Create, or read the identical one; True when created. 409 `run_conflict` when it differs."""
+    run_id, created = await ensure(conn, owner_id, key, body)
+    if created:
+        ledger = await Ledger.lock(conn, [run_id])
+        ledger.event(run_id, "run.created", data={"runKey": key, "name": body.name})
+        await ledger.flush(conn)
+    return await get(conn, owner_id, run_id), created
+
+
+async def ensure(
+    conn: Connection, owner_id: str, key: str, body: RunPut | GraphPost
+) -> tuple[str, bool]:
+    """The id of the run of that key, made if need be. Locks it when it existed."""
+    check_key("run", key)
+    if body.run_key not in (None, key):
+        raise ApiError("invalid_request", "runKey differs from the path", "make them equal or leave it out")
+    if (body.project_key is None) == (body.project_id is None):
+        raise ApiError("invalid_request", "give exactly one of projectKey and projectId", "name the project of the run")
+    check_size("metadata", body.metadata, limits.METADATA_SIZE_BYTES_MAX)
+    reference = body.project_key or body.project_id
+    assert reference is not None
+    project = await projects.get(conn, owner_id, reference)
+    definition = [body.name, project.project_id, body.metadata, body.budget]
+    digest = hashlib.sha256(encode(definition)).digest()
+    existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run_key": key})
+    if existing is None:
+        await projects.active(conn, owner_id, project.project_id)
+        run_id = new_id("run")
+        created = await run(conn, _INSERT, {
+            "run_id": run_id, "owner_id": owner_id, "project_id": project.project_id, "run_key": key,
+            "name": body.name, "metadata": encode(body.metadata).decode(), "digest": digest,
+            "budget": None if body.budget is None else encode(body.budget).decode(),
+        })  # fmt: skip
+        if created:
+            return run_id, True
+        existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run_key": key})
+        assert existing is not None
+    if bytes(existing[1]) != digest:
+        raise ApiError(
+            "run_conflict", f"run {key!r} exists with another name, project, metadata or budget",
+            "choose another run key, or send what created it", runId=existing[0],
+        )  # fmt: skip
+    return existing[0], False
+
+
+async def resolve(conn: Connection, owner_id: str, reference: str) -> str:
+    """The run id behind an id or a key."""
+    found = await row(conn, _RESOLVE, {"owner_id": owner_id, "run": reference})
+    if found is None:
+        raise not_found("run")
+    return found[0]
+
+
+async def get(conn: Connection, owner_id: str, reference: str) -> Run:
+    """One run by id or key."""
+    found = await row(conn, _GET, {"owner_id": owner_id, "run": reference})
+    if found is None:
+        raise not_found("run")
+    return _run(found)
+
+
+async def page(
+    conn: Connection,
+    owner_id: str,
+    *,
+    before: str | None,
+    limit: int,
+    state: str | None = None,
+    project_key: str | None = None,
+) -> list[Run]:
+    """Newest first."""
+    if state is not None and state not in set(RunState):
+        raise ApiError("invalid_request", f"unknown run state {state!r}", f"one of {', '.join(RunState)}")
+    params: Mapping[str, Any] = {
+        "owner_id": owner_id, "before": before, "limit": limit, "state": state, "project_key": project_key,
+    }  # fmt: skip
+    return [_run(r) for r in await rows(conn, _LIST, params)]
+
+
+async def close(conn: Connection, owner_id: str, reference: str) -> Run:
+    """No more top-level tasks. Closing again changes nothing."""
+    run_id = await resolve(conn, owner_id, reference)
+    ledger = await Ledger.lock(conn, [run_id])
+    await close_locked(conn, ledger, run_id)
+    await ledger.flush(conn)
+    return await get(conn, owner_id, run_id)
+
+
+async def close_locked(conn: Connection, ledger: Ledger, run_id: str) -> None:
+    """Close a run whose lock is held; the caller flushes."""
+    locked = ledger.runs[run_id]
+    if locked.closed:
+        return
+    await run(conn, _CLOSE, {"run_id": run_id})
+    locked.closed = True
+    locked.changed = True
+    ledger.event(run_id, "run.closed")
+
+
+async def delete(conn: Connection, owner_id: str, reference: str) -> str:
+    """Delete a run none of whose tasks lives any more; its id."""
+    run_id = await resolve(conn, owner_id, reference)
+    ledger = await Ledger.lock(conn, [run_id])
+    locked = ledger.runs.get(run_id)
+    if locked is None:
+        raise not_found("run")
+    live = {status: locked.count(status) for status in LIVE if locked.count(status)}
+    if live:
+        raise ApiError(
+            "run_not_terminal", f"run {locked.run_key!r} still has live tasks",
+            "cancel it and wait until nothing of it runs", taskCounts=live,
+        )  # fmt: skip
+    await run(conn, _DELETE, {"run_id": run_id})
+    data = encode({"runKey": locked.run_key}).decode()
+    await run(conn, _DELETED, {"owner_id": owner_id, "run_id": run_id, "data": data})
+    return run_id
+
+
+def require_open(ledger: Ledger, run_id: str) -> None:
+    """Refuse new top-level work for a closed or cancelled run."""
+    locked = ledger.runs[run_id]
+    if locked.closed or locked.cancelled:
+        what = "cancelled" if locked.cancelled else "closed"
+        raise ApiError("run_closed", f"run {locked.run_key!r} is {what}", "create another run")
+
+
+def _run(found: tuple[Any, ...]) -> Run:
+    (run_id, key, name, project_id, project_key, state, closed, cancelled, counts, metadata, budget,
+     created_at, updated_at, completed_at) = found  # fmt: skip
+    return Run(
+        run_id=run_id, run_key=key, name=name, project_id=project_id, project_key=project_key,
+        state=state, closed=closed, cancel_requested=cancelled, metadata=metadata, budget=budget,
+        task_counts={str(s): n for s, n in zip(STATUSES, counts, strict=True) if n},
+        created_at=created_at, updated_at=updated_at, completed_at=completed_at,
+    )  # fmt: skip
+
+
+def digest_of(body: msgspec.Struct) -> bytes:
+    """A digest that is equal for equal bodies, however their JSON was written."""
+    return hashlib.sha256(msgspec.json.encode(body, order="sorted")).digest()

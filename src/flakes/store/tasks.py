@@ -1,0 +1,155 @@
+"""Reading tasks: pages without payloads, one task with its definition and attempts, results, keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from flakes.core.task import TERMINAL, TaskStatus
+from flakes.store import runs
+from flakes.store.database import Connection, Query, row, rows
+from flakes.wire.errors import ApiError, not_found
+from flakes.wire.tasks import Attempt, Task, TaskDetail, TaskError, TaskResult
+
+# No payload is joined here (F27): title and keys are all that lists show of a definition.
+_COLUMNS = """t.task_id, t.task_key, t.run_id, r.project_id, t.title, t.adapter, t.status, t.optional,
+    t.priority, t.attempt, t.created_at, t.admitted_at, t.queued_at, t.started_at, t.finished_at,
+    t.next_attempt_at, t.sandbox_id, t.cancel_requested_at is not null, t.error"""
+
+_PAGE = Query(f"""
+    with page as (
+        select * from tasks where run_id = %(run_id)s
+          and (%(after)s::text is null or task_id > %(after)s)
+          and (%(status)s::text is null or status = %(status)s)
+        order by task_id limit %(limit)s
+    ), edges as (
+        select d.task_id, array_agg(s.task_key order by s.task_key) as keys
+        from task_dependencies d join tasks s on s.task_id = d.depends_on
+        where d.task_id in (select task_id from page) group by d.task_id
+    )
+    select {_COLUMNS}, e.keys
+    from page t join runs r on r.run_id = t.run_id left join edges e on e.task_id = t.task_id
+    order by t.task_id""")
+
+_GET = Query(f"""
+    select {_COLUMNS},
+        (select array_agg(s.task_key order by s.task_key) from task_dependencies d
+         join tasks s on s.task_id = d.depends_on where d.task_id = t.task_id),
+        p.definition, r.run_key, j.project_key
+    from tasks t
+    join runs r on r.run_id = t.run_id
+    join projects j on j.project_id = r.project_id
+    join task_payloads p on p.task_id = t.task_id
+    where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
+
+_SHORT = Query(f"""
+    select {_COLUMNS}, null::text[] from tasks t join runs r on r.run_id = t.run_id
+    where t.task_id = any(%(task_ids)s) and r.owner_id = %(owner_id)s order by t.task_id""")
+
+_ID_OF_KEY = Query("select task_id from tasks where run_id = %(run_id)s and task_key = %(key)s")
+
+_OWNED = Query("""
+    select t.run_id, t.status from tasks t join runs r using (run_id)
+    where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
+
+_ATTEMPTS = Query("""
+    select assignment_id, attempt, sandbox_id, state, offered_at, accepted_at, ended_at, reason
+    from assignments where task_id = %(task_id)s order by assignment_id""")
+
+_RESULT = Query("""
+    select t.status, t.error, t.attempt, t.sandbox_id, t.started_at, t.finished_at,
+           s.assignment_id, s.result
+    from tasks t join runs r on r.run_id = t.run_id
+    left join task_results s on s.task_id = t.task_id
+    where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
+
+
+async def page(
+    conn: Connection,
+    owner_id: str,
+    run_reference: str,
+    *,
+    after: str | None,
+    limit: int,
+    status: str | None = None,
+) -> list[Task]:
+    """Tasks of a run in the order they were saved."""
+    if status is not None and status not in set(TaskStatus):
+        raise ApiError("invalid_request", f"unknown task status {status!r}", f"one of {', '.join(TaskStatus)}")
+    run_id = await runs.resolve(conn, owner_id, run_reference)
+    params = {"run_id": run_id, "after": after, "limit": limit, "status": status}
+    return [Task(**_fields(r)) for r in await rows(conn, _PAGE, params)]
+
+
+async def some(conn: Connection, owner_id: str, task_ids: list[str]) -> list[Task]:
+    """These tasks, without their dependencies."""
+    params = {"task_ids": task_ids, "owner_id": owner_id}
+    return [Task(**_fields(r)) for r in await rows(conn, _SHORT, params)]
+
+
+async def get(conn: Connection, owner_id: str, task_id: str) -> TaskDetail:
+    """One task, with its definition and all its attempts."""
+    found = await row(conn, _GET, {"task_id": task_id, "owner_id": owner_id})
+    if found is None:
+        raise not_found("task")
+    attempts = [
+        Attempt(
+            assignment_id=a, attempt=n, sandbox_id=s, state=state, offered_at=offered,
+            accepted_at=accepted, ended_at=ended, reason=reason,
+        )
+        for a, n, s, state, offered, accepted, ended, reason in await rows(
+            conn, _ATTEMPTS, {"task_id": task_id}
+        )
+    ]  # fmt: skip
+    definition, run_key, project_key = found[-3:]
+    return TaskDetail(
+        **_fields(found[:-3]), definition=definition, run_key=run_key, project_key=project_key,
+        attempts=attempts,
+    )  # fmt: skip
+
+
+async def id_of(conn: Connection, owner_id: str, run_reference: str, key: str) -> str:
+    """The id of a run's task by key."""
+    run_id = await runs.resolve(conn, owner_id, run_reference)
+    found = await row(conn, _ID_OF_KEY, {"run_id": run_id, "key": key})
+    if found is None:
+        raise not_found("task")
+    return found[0]
+
+
+async def require(conn: Connection, owner_id: str, task_id: str) -> tuple[str, TaskStatus]:
+    """Run id and status of a task of this owner, or 404."""
+    found = await row(conn, _OWNED, {"task_id": task_id, "owner_id": owner_id})
+    if found is None:
+        raise not_found("task")
+    return found[0], TaskStatus(found[1])
+
+
+async def result(conn: Connection, owner_id: str, task_id: str) -> TaskResult:
+    """What the deciding attempt left behind; 409 `result_not_ready` before the task has ended."""
+    found = await row(conn, _RESULT, {"task_id": task_id, "owner_id": owner_id})
+    if found is None:
+        raise not_found("task")
+    status, error, attempt, sandbox_id, started_at, finished_at, assignment_id, stored = found
+    if TaskStatus(status) not in TERMINAL:
+        raise ApiError("result_not_ready", f"the task is {status}", "wait for it: `flakes watch`", status_now=status)
+    base = {
+        "taskId": task_id, "status": status, "attempt": attempt, "assignmentId": assignment_id,
+        "sandboxId": sandbox_id, "error": error,
+    }  # fmt: skip
+    answer = msgspec.convert((stored or {}) | base, TaskResult)
+    return msgspec.structs.replace(answer, started_at=started_at, finished_at=finished_at)
+
+
+def _fields(r: tuple[Any, ...]) -> dict[str, Any]:
+    (task_id, key, run_id, project_id, title, adapter, status, optional, priority, attempt, created,
+     admitted, queued, started, finished, next_attempt, sandbox_id, cancelled, error, keys) = r  # fmt: skip
+    return {
+        "task_id": task_id, "task_key": key, "run_id": run_id, "project_id": project_id,
+        "title": title, "adapter": adapter, "status": status, "optional": optional,
+        "priority": priority, "attempt": attempt, "created_at": created, "admitted_at": admitted,
+        "queued_at": queued, "started_at": started, "finished_at": finished,
+        "next_attempt_at": next_attempt, "sandbox_id": sandbox_id, "cancel_requested": cancelled,
+        "error": msgspec.convert(error, TaskError) if error else None, "depends_on": keys or [],
+    }  # fmt: skip

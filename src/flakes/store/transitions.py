@@ -1,0 +1,312 @@
+"""Accepts, refusals and ends of assignments: a batch of them in one transaction.
+
+This is the hot path. One writer drains whatever has gathered into `apply`, which locks the runs
+concerned, reads all assignments and tasks of the batch in one statement, lets `core.task` judge each,
+and writes the outcome with one statement a kind. Fencing is per row: a message of an assignment that is
+not live, or not the sender's, changes nothing and is returned as stale (F03, F30).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flakes.core.assignment import AssignmentState
+from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge
+from flakes.store import settlement
+from flakes.store.database import Connection, Query, literal, run
+from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
+from flakes.wire.codec import encode
+
+LOAD = Query("""
+    select a.assignment_id, a.state, a.live, a.sandbox_id, a.attempt, t.task_id, t.run_id, t.status,
+           t.optional, t.attempt, t.attempts_max, t.losses, t.backoff_s, t.backoff_s_max,
+           t.cancel_requested_at is not null, t.class_id, t.priority
+    from assignments a join tasks t on t.task_id = a.task_id
+    where a.assignment_id = any(%(assignment_ids)s)""")
+
+ACCEPT = Query("""
+    with u as (
+        select * from unnest(%(assignment_ids)s::text[], %(task_ids)s::text[], %(sandbox_ids)s::text[])
+            as u(assignment_id, task_id, sandbox_id)
+    ), accepted as (
+        update assignments a set state = 'accepted', accepted_at = now()
+        from u where a.assignment_id = u.assignment_id
+    )
+    update tasks t
+    set status = 'RUNNING', assignment_id = u.assignment_id, sandbox_id = u.sandbox_id,
+        started_at = coalesce(t.started_at, now()), next_attempt_at = null
+    from u where t.task_id = u.task_id""")
+
+END_ASSIGNMENTS = Query("""
+    update assignments a set state = u.state, live = false, ended_at = now(), reason = u.reason
+    from unnest(%(assignment_ids)s::text[], %(states)s::text[], %(reasons)s::text[])
+        as u(assignment_id, state, reason)
+    where a.assignment_id = u.assignment_id""")
+
+FINISH = Query("""
+    update tasks t set status = u.status, finished_at = now(), error = u.error, next_attempt_at = null
+    from unnest(%(task_ids)s::text[], %(statuses)s::text[], %(errors)s::json[])
+        as u(task_id, status, error)
+    where t.task_id = u.task_id""")
+
+REQUEUE = Query("""
+    with u as (
+        select * from unnest(%(task_ids)s::text[], %(attempts)s::smallint[], %(losses)s::smallint[],
+                             %(delays)s::real[], %(errors)s::json[])
+            as u(task_id, attempt, losses, delay_s, error)
+    ), moved as (
+        update tasks t
+        set status = 'QUEUED', attempt = u.attempt, losses = u.losses, error = u.error,
+            queued_at = now(),
+            next_attempt_at = case when u.delay_s > 0 then now() + u.delay_s * interval '1 s' end
+        from u where t.task_id = u.task_id
+        returning t.task_id, t.class_id, t.run_id, t.priority, t.next_attempt_at
+    )
+    insert into ready_tasks (task_id, class_id, run_id, priority, queued_at, not_before)
+    select task_id, class_id, run_id, priority, now(), next_attempt_at from moved""")
+
+STORE_RESULTS = Query("""
+    insert into task_results (task_id, assignment_id, result)
+    select * from unnest(%(task_ids)s::text[], %(assignment_ids)s::text[], %(results)s::json[])
+    on conflict (task_id)
+    do update set assignment_id = excluded.assignment_id, result = excluded.result""")
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """`sandbox_id` says it runs `assignment_id` if this is recorded."""
+
+    assignment_id: str
+    sandbox_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """An attempt's end. `sandbox_id` None is the control plane itself (reaper, reconciliation)."""
+
+    assignment_id: str
+    sandbox_id: str | None
+    outcome: Outcome
+    reason: str = ""
+    error: Mapping[str, Any] | None = None
+    result: bytes | None = None
+    """What `GET /v1/tasks/:id/result` shows of it (JSON object), kept when the attempt decides the task."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """For the event: `verified` and the like."""
+
+
+Move = Accept | End
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a batch did. `stale` holds assignment ids whose message was refused."""
+
+    stale: set[str] = field(default_factory=set)
+    accepted: int = 0
+    ended: int = 0
+    ready: int = 0
+    """Tasks that may be placed now: the scheduler should look."""
+    freed: int = 0
+    """Slots that became free."""
+    cancel: list[tuple[str, str]] = field(default_factory=list)
+    """(sandbox_id, assignment_id) that were accepted although a cancel had been asked for."""
+
+
+_STATE_OF = {
+    Outcome.SUCCEEDED: AssignmentState.SUCCEEDED,
+    Outcome.FAILED: AssignmentState.FAILED,
+    Outcome.RETRYABLE: AssignmentState.FAILED,
+    Outcome.CANCELLED: AssignmentState.CANCELLED,
+    Outcome.LOST: AssignmentState.LOST,
+    Outcome.DECLINED: AssignmentState.DECLINED,
+}
+
+
+class _Row:
+    """One assignment of the batch with its task, as read; updated as the batch goes on."""
+
+    __slots__ = (
+        "assignment_id", "attempt", "attempts_max", "backoff_s", "backoff_s_max", "cancel_requested",
+        "class_id", "live", "losses", "optional", "ordinal", "priority", "run_id", "sandbox_id",
+        "state", "status", "task_id",
+    )  # fmt: skip
+
+    def __init__(self, row: tuple[Any, ...]) -> None:
+        (
+            self.assignment_id, self.state, self.live, self.sandbox_id, self.ordinal, self.task_id,
+            self.run_id, self.status, self.optional, self.attempt, self.attempts_max, self.losses,
+            self.backoff_s, self.backoff_s_max, self.cancel_requested, self.class_id, self.priority,
+        ) = row  # fmt: skip
+
+
+async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
+    """Apply a batch inside the caller's transaction. Order within the batch is kept per assignment."""
+    params = {"assignment_ids": list({move.assignment_id for move in moves})}
+    async with conn.pipeline():
+        locking = await conn.execute(literal(LOCK_RUNS_OF_ASSIGNMENTS), params, prepare=True)
+        loading = await conn.execute(literal(LOAD), params, prepare=True)
+    ledger = Ledger.of(await locking.fetchall())
+    found = {row[0]: _Row(row) for row in await loading.fetchall()}
+    batch = _Batch(ledger)
+    for move in moves:
+        row = found.get(move.assignment_id)
+        foreign = row is not None and move.sandbox_id not in (None, row.sandbox_id)
+        if row is None or not row.live or foreign or _premature(row, move):
+            batch.refuse(move, row)
+        elif isinstance(move, Accept):
+            batch.accept(row)
+        else:
+            batch.end(row, move)
+    await batch.write(conn)
+    return batch.applied
+
+
+def _premature(row: _Row, move: Move) -> bool:
+    """The end of work on an offer that was never accepted: nothing may have run."""
+    return (
+        isinstance(move, End)
+        and row.state == AssignmentState.OFFERED
+        and move.outcome not in (Outcome.DECLINED, Outcome.LOST, Outcome.CANCELLED)
+    )
+
+
+class _Batch:
+    """Collects the decisions of a batch, then writes them with one statement a kind."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.applied = Applied()
+        self.accepts: dict[str, _Row] = {}
+        self.ends: list[tuple[_Row, AssignmentState, str]] = []
+        self.finished: list[tuple[_Row, TaskStatus, str | None]] = []
+        self.requeued: list[tuple[_Row, Verdict, str | None]] = []
+        self.results: list[tuple[str, str, str]] = []
+
+    def refuse(self, move: Move, row: _Row | None) -> None:
+        """A replay of what is already recorded is fine; anything else is stale, and said so."""
+        if row is not None and move.sandbox_id == row.sandbox_id:
+            replay = isinstance(move, End) and row.state == _STATE_OF[move.outcome]
+            if replay:
+                return
+        self.applied.stale.add(move.assignment_id)
+        if row is not None and row.run_id in self.ledger.runs:
+            what = "accepted" if isinstance(move, Accept) else f"result {move.outcome}"
+            data = {"assignmentId": move.assignment_id, "what": what, "sandboxId": move.sandbox_id}
+            self.ledger.event(row.run_id, "attempt.refused", row.task_id, data)
+
+    def accept(self, row: _Row) -> None:
+        if row.state == AssignmentState.ACCEPTED:
+            return  # a replay
+        row.state = AssignmentState.ACCEPTED
+        row.status = TaskStatus.RUNNING
+        self.accepts[row.assignment_id] = row
+        self.applied.accepted += 1
+        self.ledger.move(row.run_id, TaskStatus.QUEUED, TaskStatus.RUNNING, optional=row.optional)
+        data = {"assignmentId": row.assignment_id, "sandboxId": row.sandbox_id, "attempt": row.attempt}
+        self.ledger.event(row.run_id, "task.running", row.task_id, data)
+        if row.cancel_requested:
+            self.applied.cancel.append((row.sandbox_id, row.assignment_id))
+
+    def end(self, row: _Row, move: End) -> None:
+        offered = row.state == AssignmentState.OFFERED
+        row.live = False
+        row.state = _STATE_OF[move.outcome]
+        self.ends.append((row, row.state, move.reason))
+        self.applied.ended += 1
+        self.applied.freed += 1
+        attempts = Attempts(
+            row.attempt, row.attempts_max, row.losses, row.backoff_s, row.backoff_s_max
+        )
+        verdict = judge(
+            move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random()  # noqa: S311
+        )
+        error = encode(move.error).decode() if move.error else None
+        old = TaskStatus.QUEUED if offered else TaskStatus.RUNNING
+        data: dict[str, Any] = {"assignmentId": row.assignment_id, **move.data}
+        if move.error:
+            data["error"] = move.error
+        if verdict.event is TaskEvent.REQUEUED:
+            self._requeue(row, verdict, old, error, data | {"outcome": move.outcome})
+            return
+        status = {
+            TaskEvent.SUCCEEDED: TaskStatus.SUCCEEDED,
+            TaskEvent.FAILED: TaskStatus.FAILED,
+            TaskEvent.CANCELLED: TaskStatus.CANCELLED,
+        }[verdict.event]
+        self.finished.append((row, status, error))
+        self.ledger.move(row.run_id, old, status, optional=row.optional)
+        self.ledger.event(row.run_id, f"task.{status.lower()}", row.task_id, data)
+        if move.result is not None:
+            self.results.append((row.task_id, row.assignment_id, move.result.decode()))
+
+    def _requeue(
+        self, row: _Row, verdict: Verdict, old: TaskStatus, error: str | None, data: dict[str, Any]
+    ) -> None:
+        row.attempt += verdict.counts_as_attempt
+        row.losses += verdict.counts_as_loss
+        self.requeued.append((row, verdict, error))
+        self.applied.ready += 1
+        self.ledger.move(row.run_id, old, TaskStatus.QUEUED, optional=row.optional)
+        self.ledger.event(row.run_id, "attempt.ended", row.task_id, data)
+        reason = "lost" if verdict.counts_as_loss else "retry"
+        delay = {"delayS": round(verdict.delay_s, 3)} if verdict.delay_s else {}
+        self.ledger.event(row.run_id, "task.queued", row.task_id, {"reason": reason, **delay})
+
+    async def write(self, conn: Connection) -> None:
+        async with conn.pipeline():
+            await self._write_tasks(conn)
+        succeeded = self._with_blocked(TaskStatus.SUCCEEDED)
+        if succeeded:
+            self.applied.ready += await settlement.after_success(conn, self.ledger, succeeded)
+        bad = self._with_blocked(TaskStatus.FAILED, TaskStatus.CANCELLED)
+        if bad:
+            self.applied.ready += await settlement.after_failure(conn, self.ledger, bad)
+        async with conn.pipeline():
+            await self.ledger.flush(conn)
+
+    async def _write_tasks(self, conn: Connection) -> None:
+        if self.accepts:
+            accepts = self.accepts.values()
+            await run(conn, ACCEPT, {
+                "assignment_ids": [row.assignment_id for row in accepts],
+                "task_ids": [row.task_id for row in accepts],
+                "sandbox_ids": [row.sandbox_id for row in accepts],
+            })  # fmt: skip
+        if self.ends:
+            await run(conn, END_ASSIGNMENTS, {
+                "assignment_ids": [row.assignment_id for row, _, _ in self.ends],
+                "states": [str(state) for _, state, _ in self.ends],
+                "reasons": [reason or None for _, _, reason in self.ends],
+            })  # fmt: skip
+        if self.finished:
+            await run(conn, FINISH, {
+                "task_ids": [row.task_id for row, _, _ in self.finished],
+                "statuses": [str(status) for _, status, _ in self.finished],
+                "errors": [error for _, _, error in self.finished],
+            })  # fmt: skip
+        if self.requeued:
+            await run(conn, REQUEUE, {
+                "task_ids": [row.task_id for row, _, _ in self.requeued],
+                "attempts": [row.attempt for row, _, _ in self.requeued],
+                "losses": [row.losses for row, _, _ in self.requeued],
+                "delays": [verdict.delay_s for _, verdict, _ in self.requeued],
+                "errors": [error for _, _, error in self.requeued],
+            })  # fmt: skip
+        if self.results:
+            await run(conn, STORE_RESULTS, {
+                "task_ids": [r[0] for r in self.results],
+                "assignment_ids": [r[1] for r in self.results],
+                "results": [r[2] for r in self.results],
+            })  # fmt: skip
+
+    def _with_blocked(self, *statuses: TaskStatus) -> list[str]:
+        """Finished tasks of these states in runs where anything is blocked."""
+        return [
+            row.task_id
+            for row, status, _ in self.finished
+            if status in statuses and self.ledger.runs[row.run_id].count(TaskStatus.BLOCKED)
+        ]

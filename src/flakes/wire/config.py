@@ -1,0 +1,258 @@
+"""The configuration files of the three processes, as frozen structs with their reading and their examples.
+
+A file is TOML with camelCase keys. Unknown keys are refused with the line and a suggestion; a missing
+file, bad TOML and a bad value each say what to change. One object is built at start and passed down.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Meta, field
+
+from flakes.core import limits
+from flakes.wire.codec import BodyError, Body, convert
+from flakes.wire.errors import ApiError
+
+Positive = Annotated[float, Meta(gt=0)]
+INHERITED_ENV = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "SHELL")
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+
+
+class Listen(Body, kw_only=True):
+    """Where the server listens. Port 0 takes a free one and prints it."""
+
+    host: str = "127.0.0.1"
+    port: Port = 7733
+    public_url: str | None = None
+    """How clients reach it when that is not `http://host:port`."""
+
+
+class Database(Body, kw_only=True):
+    """`url` points to a PostgreSQL 15 or newer; without it the embedded one lives in `data_dir`."""
+
+    url: str | None = None
+    data_dir: str | None = None
+    pool_size: Annotated[int, Meta(ge=2, le=100)] = 12
+
+
+class Blobs(Body, kw_only=True):
+    """A local directory or an s3://, gs:// or az:// URL."""
+
+    url: str | None = None
+    directory: str | None = None
+
+
+class Auth(Body, kw_only=True):
+    """`localCredentialFile`: keep one owner account and write its token there (a local session)."""
+
+    local_credential_file: str | None = None
+
+
+class Leases(Body, kw_only=True):
+    """When silence means trouble."""
+
+    heartbeat_s: Positive = 15.0
+    suspect_after_s: Positive = 40.0
+    lost_after_s: Positive = 60.0
+    offer_timeout_s: Positive = 20.0
+    """An offer that nobody accepted is withdrawn after this."""
+
+
+class Capacity(Body, kw_only=True):
+    """When sandboxes come and go."""
+
+    idle_retire_s: Positive = 300.0
+    launch_timeout_s: Positive = 60.0
+    launch_backoff_s: Positive = 10.0
+
+
+class ServerConfig(Body, kw_only=True):
+    """`flakes server --config server.toml`."""
+
+    listen: Listen = Listen()
+    database: Database = Database()
+    blobs: Blobs = Blobs()
+    auth: Auth = Auth()
+    leases: Leases = Leases()
+    capacity: Capacity = Capacity()
+    log_format: str = "text"
+    """`text` or `json`."""
+
+
+class SandboxConfig(Body, kw_only=True):
+    """`flakes sandbox --config sandbox.toml`."""
+
+    control_plane_url: str
+    sandbox_id: str
+    credential_file: str
+    state_dir: str
+    adapters: list[str] = field(default_factory=lambda: ["command"])
+    capabilities: list[str] = []
+    max_concurrency: Annotated[int, Meta(ge=1, le=limits.CONCURRENCY_MAX)] = 1
+    env: dict[str, str] = {}
+    """Added to the environment of every task."""
+    inherit_env: list[str] = field(default_factory=lambda: list(INHERITED_ENV))
+    """Variables of the daemon that tasks see; nothing else is passed on."""
+    keep_directories: bool = False
+    """Keep each task's directory after its result is acknowledged (for debugging)."""
+    log_format: str = "text"
+
+
+class PoolConfig(Body, kw_only=True):
+    """One pool of a host. Only the sanitized part is advertised."""
+
+    pool_key: str
+    adapter: str
+    provider: str = "process"
+    max_instances: Annotated[int, Meta(ge=1, le=limits.CONCURRENCY_MAX)] = 1
+    max_concurrency: Annotated[int, Meta(ge=1, le=limits.CONCURRENCY_MAX)] = 1
+    advertised_capabilities: Annotated[list[str], Meta(max_length=limits.CAPABILITIES_MAX)] = []
+    resource_bounds: dict[str, Any] = {}
+    env: dict[str, str] = {}
+
+
+class HostConfig(Body, kw_only=True):
+    """`flakes host run --config host.toml`."""
+
+    control_plane_url: str
+    host_id: str
+    credential_file: str
+    state_dir: str | None = None
+    pools: Annotated[list[PoolConfig], Meta(max_length=limits.POOLS_PER_HOST_MAX)] = []
+    log_format: str = "text"
+
+
+C = TypeVar("C", ServerConfig, SandboxConfig, HostConfig)
+
+
+def load(path: Path, kind: type[C]) -> C:
+    """Read and check a file; every refusal is `config_invalid` naming file, line, key and fix."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise _invalid(path, None, "the file does not exist", f"write one: `flakes config schema {_name(kind)} > {path}`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _invalid(path, None, f"the file cannot be read: {error}", "check its permissions and encoding (UTF-8)") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _invalid(path, None, f"not valid TOML: {error}", "mend the line that is named") from error
+    try:
+        return convert(values, kind)
+    except BodyError as error:
+        issue = error.issues[0]
+        fix = f"see `flakes config schema {_name(kind)}` for every key"
+        raise _invalid(path, _line_of(text, issue.path), f"{issue.path or 'top level'}: {issue.message}", fix) from error
+
+
+def credential(path: Path) -> str:
+    """The token in a credential file; a file that others may read is refused."""
+    if not path.is_absolute():
+        raise _invalid(path, None, "credentialFile must be an absolute path", "write the full path")
+    try:
+        info = path.lstat()
+    except OSError as error:
+        raise _invalid(path, None, f"the credential file cannot be read: {error.strerror}", "set the host up again, or mend the path") from error
+    if not stat.S_ISREG(info.st_mode):
+        raise _invalid(path, None, "the credential file must be a regular file, not a symlink", "put the file itself there")
+    if info.st_uid != os.getuid():
+        raise _invalid(path, None, "the credential file belongs to another user", f"chown it to uid {os.getuid()}")
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        raise _invalid(path, None, f"the credential file has mode {stat.S_IMODE(info.st_mode):04o}", f"chmod 600 {path}")
+    return path.read_text().strip()
+
+
+def _invalid(path: Path, line: int | None, message: str, fix: str) -> ApiError:
+    where = f"{path}:{line}" if line else str(path)
+    return ApiError("config_invalid", f"{where}: {message}", fix)
+
+
+def _line_of(text: str, dotted: str) -> int | None:
+    """The line on which the last named key of a path stands (best effort, for the message only)."""
+    keys = [part for part in re.split(r"[.\[\]]+|\d+", dotted) if part]
+    for key in reversed(keys):
+        pattern = re.compile(rf"^\s*(?:{re.escape(key)}\s*=|\[+\s*(?:[\w.]+\.)?{re.escape(key)}\s*\]+)", re.M)
+        found = pattern.search(text)
+        if found:
+            return text.count("\n", 0, found.start()) + 1 + found.group(0).count("\n")
+    return None
+
+
+def _name(kind: type[object]) -> str:
+    return kind.__name__.removesuffix("Config").lower()
+
+
+EXAMPLES = {
+    "server": """\
+# flakes server --config server.toml
+logFormat = "text"                # or "json"
+
+[listen]
+host = "127.0.0.1"                # loopback; put a TLS proxy in front to go further
+port = 7733                       # 0 takes a free port and prints it
+
+[database]
+# url = "postgresql://flakes@db.internal/flakes"   # PostgreSQL 15 or newer
+dataDir = "/var/lib/flakes/postgresql"             # or: the embedded server, kept here
+poolSize = 12
+
+[blobs]
+directory = "/var/lib/flakes/blobs"                # or url = "s3://bucket/prefix"
+
+[auth]
+# localCredentialFile = "/home/me/.local/share/flakes/owner.credential"
+
+[leases]
+heartbeatS = 15.0
+suspectAfterS = 40.0
+lostAfterS = 60.0
+offerTimeoutS = 20.0
+
+[capacity]
+idleRetireS = 300.0
+launchTimeoutS = 60.0
+launchBackoffS = 10.0
+""",
+    "sandbox": """\
+# flakes sandbox --config sandbox.toml
+controlPlaneUrl = "http://127.0.0.1:7733"
+sandboxId = "sandbox_01hzy0000000000000000000"
+credentialFile = "/home/me/.local/state/flakes/sandbox.credential"   # 0600, absolute
+stateDir = "/home/me/.local/state/flakes/sandbox"
+adapters = ["command"]
+capabilities = ["linux"]
+maxConcurrency = 4
+inheritEnv = ["PATH", "HOME", "LANG"]
+keepDirectories = false
+logFormat = "text"
+
+[env]
+EXAMPLE = "value"
+""",
+    "host": """\
+# flakes host run --config host.toml
+controlPlaneUrl = "http://127.0.0.1:7733"
+hostId = "host_01hzy00000000000000000000"
+credentialFile = "/home/me/.config/flakes/host.credential"   # 0600, absolute
+stateDir = "/home/me/.local/state/flakes/host"
+logFormat = "text"
+
+[[pools]]
+poolKey = "local-command"
+provider = "process"              # no isolation: tasks run as you
+adapter = "command"
+maxInstances = 1
+maxConcurrency = 4
+advertisedCapabilities = ["linux"]
+
+[pools.env]
+EXAMPLE = "value"
+""",
+}
+"""Annotated examples, printed by `flakes config schema`; a test loads each one."""

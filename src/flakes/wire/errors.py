@@ -1,0 +1,122 @@
+"""Every error code once: its HTTP status, the CLI's exit code, and what it means.
+
+A refusal is raised as `ApiError` on the server, sent as ``{"error", "message", "fix", ...details}``, and
+raised again as the same `ApiError` in clients. A test keeps `docs/reference/errors.md` equal to `CODES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+EXIT_DONE: Final = 0
+EXIT_INTERNAL: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_UNSUCCESSFUL: Final = 3
+EXIT_TIMEOUT: Final = 4
+EXIT_NOT_SIGNED_IN: Final = 5
+EXIT_YIELDED: Final = 75
+EXIT_INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What a code stands for. `retryable`: the same request may succeed later, unchanged."""
+
+    status: int
+    exit: int
+    meaning: str
+    retryable: bool = False
+
+
+CODES: Final[dict[str, Code]] = {
+    "invalid_request": Code(400, EXIT_USAGE, "The body, a path or a query parameter is not valid; `issues` says where."),
+    "graph_invalid": Code(400, EXIT_USAGE, "Unknown dependency, self-dependency, duplicate key or cycle among the tasks."),
+    "limit_exceeded": Code(400, EXIT_USAGE, "A documented limit would be broken; `limit` holds it."),
+    "unauthorized": Code(401, EXIT_NOT_SIGNED_IN, "No credential, or one that is unknown, expired or revoked."),
+    "forbidden": Code(403, EXIT_USAGE, "The credential is valid but not for this."),
+    "stale_assignment": Code(403, EXIT_USAGE, "The assignment is no longer the task's current one; nothing was changed."),
+    "not_found": Code(404, EXIT_USAGE, "No such resource among yours."),
+    "method_not_allowed": Code(405, EXIT_USAGE, "The path exists, the method does not."),
+    "project_conflict": Code(409, EXIT_USAGE, "A project of that key exists and differs."),
+    "project_archived": Code(409, EXIT_USAGE, "The project is archived and takes no new runs or bindings."),
+    "run_conflict": Code(409, EXIT_USAGE, "A run of that key exists and differs."),
+    "run_closed": Code(409, EXIT_USAGE, "The run is closed or cancelled and takes no more tasks."),
+    "run_not_terminal": Code(409, EXIT_USAGE, "The run still has live tasks."),
+    "task_admitted": Code(409, EXIT_USAGE, "The task is admitted and immutable."),
+    "task_not_running": Code(409, EXIT_USAGE, "The task has no running assignment."),
+    "task_not_terminal": Code(409, EXIT_USAGE, "The task has not ended yet."),
+    "task_not_retryable": Code(409, EXIT_USAGE, "Only a failed or cancelled task can be retried."),
+    "result_not_ready": Code(409, EXIT_USAGE, "The task has no result yet."),
+    "idempotency_conflict": Code(409, EXIT_USAGE, "The Idempotency-Key was used with another body."),
+    "operation_conflict": Code(409, EXIT_USAGE, "The operation id was used with another meaning."),
+    "digest_mismatch": Code(409, EXIT_USAGE, "The bytes are not those of the digest they were announced with."),
+    "host_conflict": Code(409, EXIT_USAGE, "The host is not in a state that allows this."),
+    "too_large": Code(413, EXIT_USAGE, "The request body is larger than its limit."),
+    "range_not_satisfiable": Code(416, EXIT_USAGE, "The byte range lies outside the content."),
+    "upgrade_required": Code(426, EXIT_USAGE, "This address speaks WebSocket only."),
+    "rate_limited": Code(429, EXIT_INTERNAL, "Too many requests; `Retry-After` says when to come back.", retryable=True),
+    "internal_error": Code(500, EXIT_INTERNAL, "A fault of ours; the server log has the details under `requestId`."),
+    "database_unavailable": Code(503, EXIT_INTERNAL, "The database does not answer; nothing was changed.", retryable=True),
+    "storage_full": Code(503, EXIT_INTERNAL, "The disk of the server is full; nothing was changed.", retryable=True),
+    # Codes of the tools themselves: never sent by the server, and printed the same way.
+    "usage": Code(0, EXIT_USAGE, "The command line is not valid."),
+    "config_invalid": Code(0, EXIT_USAGE, "A configuration file is missing, unreadable or not valid; the message names file, line and key."),
+    "workflow_invalid": Code(0, EXIT_USAGE, "The workflow file has problems; each is listed with its line."),
+    "server_unreachable": Code(0, EXIT_INTERNAL, "Nothing answers at the server's address.", retryable=True),
+    "port_in_use": Code(0, EXIT_USAGE, "Another program listens at the configured address."),
+    "session_failed": Code(0, EXIT_INTERNAL, "The local session did not start; the message holds the tail of its log."),
+    "session_not_running": Code(0, EXIT_USAGE, "There is no local session of that name."),
+    "timeout": Code(0, EXIT_TIMEOUT, "The wait timed out; the work goes on."),
+    "data_dir_version": Code(0, EXIT_USAGE, "The data directory was made by another major version of PostgreSQL."),
+    "data_dir_unreachable": Code(0, EXIT_USAGE, "The database user cannot reach the data directory."),
+    "schema_newer": Code(0, EXIT_USAGE, "The database was migrated by a newer release."),
+    "protocol_error": Code(0, EXIT_INTERNAL, "The peer sent something that this version does not understand."),
+}  # fmt: skip
+
+
+class ApiError(Exception):
+    """A refusal with a code of `CODES`. `details` go into the body beside error, message and fix."""
+
+    def __init__(self, code: str, message: str, fix: str = "", **details: Any) -> None:
+        super().__init__(message)
+        assert code in CODES, code
+        self.code = code
+        self.message = message
+        self.fix = fix
+        self.details = details
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        return CODES[self.code].status
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a command that ends with this refusal."""
+        return CODES[self.code].exit
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body, in the order it is printed."""
+        body: dict[str, Any] = {"error": self.code, "message": self.message}
+        if self.fix:
+            body["fix"] = self.fix
+        return body | self.details
+
+
+def from_body(status: int, body: object) -> ApiError:
+    """The `ApiError` that a server answered with; a foreign body becomes `protocol_error`."""
+    if isinstance(body, dict) and body.get("error") in CODES:
+        details = {k: v for k, v in body.items() if k not in ("error", "message", "fix")}
+        return ApiError(body["error"], body.get("message", ""), body.get("fix", ""), **details)
+    return ApiError(
+        "protocol_error",
+        f"the server answered {status} with a body that is not one of its errors",
+        "check that the address is a Flakes server of a compatible version",
+        status=status,
+    )
+
+
+def not_found(what: str) -> ApiError:
+    """The same answer for what does not exist and for what is somebody else's."""
+    return ApiError("not_found", f"no such {what}", f"check the id or key; list what there is with `flakes {what}s list`")

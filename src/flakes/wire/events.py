@@ -1,0 +1,56 @@
+"""The event log as clients see it: one entry for every state change, in commit-safe order."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from flakes.wire.codec import Frozen
+
+TYPES: Final[dict[str, str]] = {
+    "run.created": "A run was created.",
+    "run.state": "The derived state of a run changed; data: state, from.",
+    "run.closed": "A run was closed: no more top-level tasks.",
+    "run.cancel_requested": "Somebody asked for the whole run to stop; data: reason.",
+    "run.deleted": "A run and its tasks were deleted.",
+    "task.saved": "A task was saved or changed before admission.",
+    "task.admitted": "A task was admitted; data: status.",
+    "task.queued": "A task became ready (again); data: reason, nextAttemptAt.",
+    "task.offered": "A task was offered to a sandbox; data: assignmentId, sandboxId, attempt.",
+    "task.running": "A sandbox accepted a task; data: assignmentId, sandboxId, attempt.",
+    "task.cancel_requested": "Somebody asked for a task to stop; data: reason.",
+    "task.succeeded": "A task succeeded; data: assignmentId, verified.",
+    "task.failed": "A task failed; data: assignmentId, error.",
+    "task.cancelled": "A task is cancelled and nothing of it runs any more.",
+    "attempt.ended": "An attempt ended without deciding its task; data: assignmentId, outcome, error.",
+    "attempt.refused": "A message of a superseded assignment was refused; data: assignmentId, what.",
+    "project.created": "A project was created.",
+    "project.updated": "A project's name or metadata changed.",
+    "project.archived": "A project was archived.",
+    "host.online": "A host connected.",
+    "host.offline": "A host's connection ended.",
+    "sandbox.launching": "A sandbox was asked for; data: poolId, hostId.",
+    "sandbox.running": "A sandbox connected for the first time.",
+    "sandbox.launch_failed": "A sandbox could not be launched; data: reason.",
+    "sandbox.offline": "A sandbox's connection ended.",
+    "sandbox.stopped": "A sandbox ended; data: reason.",
+}
+
+
+class Event(Frozen, kw_only=True, omit_defaults=True):
+    """One entry. `cursor` is opaque; readers resume after it."""
+
+    cursor: str
+    type: str
+    at: datetime
+    run_id: str | None = None
+    task_id: str | None = None
+    task_key: str | None = None
+    data: dict[str, Any] = {}
+
+
+class Events(Frozen, kw_only=True):
+    """A page of events (activity), oldest first."""
+
+    events: list[Event]
+    next_cursor: str | None = None
