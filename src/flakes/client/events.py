@@ -27,7 +27,7 @@ BACKOFF_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0
 
 Notice = Callable[[str], None]
-"""Told in a sentence when the connection is lost, and with an empty string when it is back."""
+"""Told once in a sentence when the connection is lost, and with an empty string when it is back."""
 
 
 async def follow(
@@ -46,6 +46,7 @@ async def follow(
     cursor = after
     failures = 0
     lost_at: float | None = None
+    told = False
     while True:
         delay_s: float | None = None
         reason = "the connection ended"
@@ -64,9 +65,9 @@ async def follow(
                 else:
                     parser = sse.Parser()
                     async for chunk in response.aiter_bytes():
-                        if lost_at is not None and notice is not None:
+                        if told and notice is not None:
                             notice("")
-                        failures, lost_at = 0, None
+                        failures, lost_at, told = 0, None, False
                         for frame in parser.feed(chunk):
                             event = _event(frame)
                             if event.cursor == cursor:
@@ -87,7 +88,9 @@ async def follow(
             lost_at = now
         elif patience_s is not None and now - lost_at > patience_s:
             raise transport.unreachable(ConnectionError(reason))
-        if failures > 1 and notice is not None:
+        # The first failure is an everyday thing: most connections are back before anybody has read of it.
+        if failures > 1 and not told and notice is not None:
+            told = True
             notice(f"the connection to {transport.address.server} is lost ({reason}); trying again")
         backoff_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(failures - 1, 16))
         await asyncio.sleep(delay_s or backoff_s * (0.5 + random.random() / 2))  # noqa: S311

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Makes .venv from one pinned and hashed requirement file: `tools/setup.sh base` or `tools/setup.sh dev`.
+# Nothing outside the checkout is touched, except that on Debian, as root, a missing python3-venv is installed.
+# When nothing has changed since the last time, it does nothing and needs no network.
+set -eu
+cd "$(dirname "$0")/.."
+wanted=$1
+requirements=requirements/$wanted.txt
+
+find_python() {
+    for name in "${PYTHON:-}" python3.13 python3.12 python3.11 python3 python3.14; do
+        [ -n "$name" ] || continue
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$name"
+            return
+        fi
+    done
+    echo "error: no Python 3.11 or newer on PATH; install one, or name it: make PYTHON=/path/to/python3" >&2
+    exit 1
+}
+
+# The stamp of `dev` serves `base` too: it holds everything that base does.
+digest() { cat "requirements/$1.txt" pyproject.toml | cksum | tr ' ' '-'; }
+for stamp in "$wanted" dev; do
+    if [ -x .venv/bin/flakes ] && [ "$(cat ".venv/.stamp-$stamp" 2>/dev/null)" = "$(digest "$stamp")" ]; then
+        exit 0
+    fi
+done
+
+python=$(find_python)
+if [ ! -x .venv/bin/python ]; then
+    echo "making .venv with $("$python" --version)" >&2
+    if ! "$python" -m venv .venv 2>/dev/null; then
+        if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+            apt-get update -qq && apt-get install -qq -y python3-venv >/dev/null
+            "$python" -m venv .venv
+        else
+            echo "error: this Python has no venv module; on Debian: apt-get install python3-venv" >&2
+            exit 1
+        fi
+    fi
+fi
+echo "installing $requirements (pinned and hashed)" >&2
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements"
+PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    --no-deps --no-build-isolation --no-index --editable .
+digest "$wanted" >".venv/.stamp-$wanted"
