@@ -8,6 +8,7 @@ every refusal is `wire.errors.ApiError` with the server's code.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -333,7 +334,7 @@ class Client:
                 yield event
                 if event.type == "run.deleted":
                     return
-                if may_end(event) and _ended_by(await self.get_run(run_id), event):
+                if may_end(event) and _ended_by(await self._look(run_id, patience_s), event):
                     return
 
     async def wait_run(
@@ -356,13 +357,25 @@ class Client:
                 async with aclosing(stream) as source:
                     async for _ in source:
                         pass
-                return await self.get_run(current.run_id)
+                return await self._look(current.run_id, patience_s)
         except TimeoutError:
             raise ApiError(
                 "timeout",
                 f"run {run} did not end within {timeout_s:g} s; it goes on",
                 f"wait again with `flakes runs wait {run}`, or stop it with `flakes runs cancel {run}`",
             ) from None
+
+    async def _look(self, run_id: str, patience_s: float | None) -> runs.Run:
+        """The run, read while following: a server that is away at this moment is waited for too."""
+        began_s = time.monotonic()
+        while True:
+            try:
+                return await self.get_run(run_id)
+            except ApiError as error:
+                late = patience_s is not None and time.monotonic() - began_s > patience_s
+                if late or error.code not in ("server_unreachable", "database_unavailable"):
+                    raise
+            await asyncio.sleep(event_stream.BACKOFF_MAX_S / 5)
 
     async def _reasoned(self, path: str, reason: str | None, kind: type[Any]) -> Any:
         body = tasks.Reason(reason=reason) if reason else {}

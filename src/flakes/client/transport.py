@@ -3,7 +3,8 @@
 Knows HTTP and the error bodies of `wire.errors`; refuses to know any route. What may be retried is
 decided here, once: a refused connection always (nothing was sent), a dropped connection or a 429/503
 only when the caller says that the request is idempotent. Retries are few and short, because somebody
-waits at the other end; whoever must outlive a restart uses the event stream, which reconnects.
+waits at the other end; whoever must outlive a restart uses the event stream, which reconnects. Only while
+a local session lives, whose supervisor restarts what has died, is an answer waited for longer.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -29,6 +31,9 @@ ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.15
 RETRY_AFTER_MAX_S: Final = 5.0
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+BACKOFF_MAX_S: Final = 1.0
+LIVING_PATIENCE_S: Final = 30.0
+"""A local session that lives brings a killed server or database back within seconds: worth waiting for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class Transport:
         content = None if body is None else codec.encode(body)
         repeatable = idempotent or method in ("GET", "PUT", "DELETE")
         attempt = 0
+        began_s = time.monotonic()
         while True:
             attempt += 1
             try:
@@ -107,7 +113,7 @@ class Transport:
             except httpx2.TransportError as error:
                 may = repeatable or isinstance(error, httpx2.ConnectError)
                 slow = isinstance(error, httpx2.TimeoutException)
-                if slow or not may or attempt >= ATTEMPTS:
+                if slow or not may or not self._try_again(attempt, began_s):
                     raise self.unreachable(error) from error
                 delay_s = _delay_s(attempt)
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
@@ -116,11 +122,19 @@ class Transport:
                 if response.status_code < 400:
                     return response
                 retried = repeatable and response.status_code in RETRIED_STATUSES
-                if not retried or attempt >= ATTEMPTS:
+                if not retried or not self._try_again(attempt, began_s):
                     raise error_of(response.status_code, response.content)
                 delay_s = retry_after_s(response.headers) or _delay_s(attempt)
             await asyncio.sleep(delay_s)
             await self.relocate()
+
+    def _try_again(self, attempt: int, began_s: float) -> bool:
+        """Whether one more attempt is due: a few always, more while a local session lives."""
+        if attempt < ATTEMPTS:
+            return True
+        if self._locate is None or time.monotonic() - began_s > LIVING_PATIENCE_S:
+            return False
+        return self._locate() is not None
 
     def stream(
         self, path: str, params: Mapping[str, Any], headers: Mapping[str, str], silence_s: float
@@ -172,7 +186,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _delay_s(attempt: int) -> float:
-    return BACKOFF_S * 2 ** (attempt - 1) * (0.5 + random.random() / 2)  # noqa: S311
+    return min(BACKOFF_MAX_S, BACKOFF_S * 2 ** (attempt - 1)) * (0.5 + random.random() / 2)  # noqa: S311
 
 
 def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:

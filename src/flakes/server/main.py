@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -33,7 +34,7 @@ from flakes.server.loops.scheduler import Scheduler
 from flakes.server.loops.tail import IDLE_S as TAIL_S
 from flakes.server.loops.tail import Tail
 from flakes.server.plane import Plane
-from flakes.store import accounts, migrate
+from flakes.store import accounts, leader, migrate
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Database
 from flakes.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -82,6 +83,10 @@ async def _serve(config: ServerConfig) -> int:
         plane = Plane(config, database, _blobs(config))
         await _local_owner(plane)
         leadership = Leadership(plane)
+        if stack.enter_context(_alone(config)):
+            # A predecessor that was killed holds its lease for seconds in which nothing would start.
+            async with database.connection() as conn:
+                await leader.vacate(conn, "loops")
         await leadership.run_once()
         loops = [
             asyncio.create_task(plane.transitions.run()),
@@ -183,16 +188,38 @@ async def _database_server(config: ServerConfig) -> AsyncIterator[str]:
         await asyncio.to_thread(embedded.stop)
 
 
+@contextlib.contextmanager
+def _alone(config: ServerConfig) -> Iterator[bool]:
+    """Whether this is the only server on an embedded database. The kernel drops the lock that says so
+    with the process, however that ends."""
+    if config.database.url or os.environ.get("DATABASE_URL") or config.database.data_dir is None:
+        yield False
+        return
+    data_dir = Path(config.database.data_dir)
+    try:
+        file = data_dir.with_name(f"{data_dir.name}.server.lock").open("a")
+    except OSError:
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 async def _keep_alive(embedded: EmbeddedPostgres) -> None:
     """Start the embedded server again when it has died."""
     while True:
         await asyncio.sleep(0.5)
-        if not await asyncio.to_thread(embedded.is_running):
-            log.warning("postgresql.died")
-            try:
+        try:
+            if not await asyncio.to_thread(embedded.is_running):
+                log.warning("postgresql.died")
                 await asyncio.to_thread(embedded.start)
-            except EmbeddedPostgresError as error:
-                log.error("postgresql.start_failed", error=error.message, fix=error.fix)
+        except EmbeddedPostgresError as error:
+            log.error("postgresql.start_failed", error=error.message, fix=error.fix)
 
 
 def _migrate(dsn: str) -> None:

@@ -7,6 +7,7 @@ an unknown dependency, a cycle, or a dependency that is not admitted leaves noth
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -24,15 +25,24 @@ from flakes.wire.tasks import TaskDefinition
 
 _INSERT_TASKS = Query("""
     insert into tasks (task_id, run_id, task_key, class_id, title, adapter, status, optional, priority,
-                       failure_policy, attempts_max, backoff_s, backoff_s_max)
-    select u.task_id, %(run_id)s, u.task_key, u.class_id, u.title, u.adapter, 'SAVED', u.optional,
-           u.priority, u.failure_policy, u.attempts_max, u.backoff_s, u.backoff_s_max
+                       failure_policy, attempts_max, backoff_s, backoff_s_max, pending_count,
+                       admitted_at, queued_at)
+    select u.task_id, %(run_id)s, u.task_key, u.class_id, u.title, u.adapter, u.status, u.optional,
+           u.priority, u.failure_policy, u.attempts_max, u.backoff_s, u.backoff_s_max,
+           u.pending_count, case when u.status <> 'SAVED' then now() end,
+           case when u.status = 'QUEUED' then now() end
     from unnest(%(task_ids)s::text[], %(keys)s::text[], %(class_ids)s::integer[], %(titles)s::text[],
                 %(adapters)s::text[], %(optional)s::boolean[], %(priorities)s::integer[],
                 %(policies)s::text[], %(attempts_max)s::smallint[], %(backoffs)s::real[],
-                %(backoffs_max)s::real[])
+                %(backoffs_max)s::real[], %(statuses)s::text[], %(pending)s::integer[])
         as u(task_id, task_key, class_id, title, adapter, optional, priority, failure_policy,
-             attempts_max, backoff_s, backoff_s_max)""")
+             attempts_max, backoff_s, backoff_s_max, status, pending_count)""")
+
+_QUEUE = Query("""
+    insert into ready_tasks (task_id, class_id, run_id, priority, queued_at)
+    select u.task_id, u.class_id, %(run_id)s, u.priority, now()
+    from unnest(%(task_ids)s::text[], %(class_ids)s::integer[], %(priorities)s::integer[])
+        as u(task_id, class_id, priority)""")
 
 _UPDATE_TASK = Query("""
     update tasks set class_id = %(class_id)s, title = %(title)s, adapter = %(adapter)s,
@@ -100,7 +110,7 @@ async def save(
     project_id = ledger.runs[run_id].project_id
     if found is None:
         task_id = new_id("task")
-        await _insert(conn, ledger, owner_id, project_id, run_id, [(task_id, key, definition)])
+        await _insert(conn, ledger, owner_id, run_id, [(task_id, key, definition)])
     else:
         task_id = found[0]
         shape = (definition.adapter, tuple(sorted(set(definition.required_capabilities))))
@@ -138,9 +148,15 @@ async def admit(
         unknown = [key for key in wanted if key not in known]
         if unknown:
             raise ApiError("graph_invalid", f"no saved task {unknown[0]!r} in this run", "save it first", taskKeys=unknown)
-    if saved:
-        runs.require_open(ledger, run_id)
-    ready = await _admit(conn, ledger, run_id, saved)
+    if not saved:
+        return run_id, [], 0
+    runs.require_open(ledger, run_id)
+    plan = await _plan(conn, run_id, saved)
+    await run(conn, _ADMIT, {"task_ids": [s[0] for s in saved], "pending": plan.pending})
+    for (_, _, definition), waits in zip(saved, plan.pending, strict=True):
+        status = TaskStatus.BLOCKED if waits else TaskStatus.QUEUED
+        ledger.move(run_id, TaskStatus.SAVED, status, optional=definition.optional)
+    ready = await _enter(conn, ledger, run_id, saved, plan)
     await ledger.flush(conn)
     return run_id, [task_id for task_id, _, _ in saved], ready
 
@@ -166,10 +182,10 @@ async def graph(
     taken = [key for key, _ in definitions if key in existing]
     if taken:
         raise ApiError("run_conflict", f"run {run_key!r} already has a task {taken[0]!r}", "give the new tasks other keys", taskKeys=taken[:50])
-    check_graph(definitions, existing)
     saved = [(new_id("task"), key, definition) for key, definition in definitions]
-    await _insert(conn, ledger, owner_id, ledger.runs[run_id].project_id, run_id, saved)
-    ready = await _admit(conn, ledger, run_id, saved)
+    plan = await _plan(conn, run_id, saved)
+    await _insert(conn, ledger, owner_id, run_id, saved, plan)
+    ready = await _enter(conn, ledger, run_id, saved, plan)
     if body.close:
         await runs.close_locked(conn, ledger, run_id)
     await ledger.flush(conn)
@@ -187,11 +203,65 @@ def _stored(key: str, definition: TaskDefinition) -> TaskDefinition:
     return definition if definition.task_key else msgspec.structs.replace(definition, task_key=key)
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How tasks enter the graph: what each still waits for, and the edges to write."""
+
+    pending: list[int]
+    """Per task, how many dependencies hold it back; 0 means ready."""
+    edges: list[tuple[str, str]]
+    """(depends on, task) by id."""
+    ended_badly: set[str]
+    """Dependencies that had already failed or been cancelled."""
+
+
+async def _plan(conn: Connection, run_id: str, saved: Saved) -> _Plan:
+    """Check the shape of the graph that these tasks make, with what the run has; refuse it whole."""
+    keys = {key: task_id for task_id, key, _ in saved}
+    others: dict[str, tuple[str, TaskStatus]] = {}
+    if any(dependency not in keys for _, _, d in saved for dependency in d.depends_on):
+        others = {
+            key: (task_id, TaskStatus(status))
+            for key, task_id, status in await rows(conn, _TASK_KEYS, {"run_id": run_id})
+            if key not in keys
+        }
+    admitted = {key for key, (_, status) in others.items() if status is not TaskStatus.SAVED}
+    for _, key, definition in saved:
+        for dependency in definition.depends_on:
+            if dependency in others and dependency not in admitted:
+                raise ApiError("graph_invalid", f"task {key!r} depends on {dependency!r}, which is not admitted", f"admit {dependency!r} too", taskKey=key)
+    check_graph([(key, d) for _, key, d in saved], admitted)
+    plan = _Plan([], [], set())
+    for task_id, _, definition in saved:
+        waits = 0
+        for dependency in set(definition.depends_on):
+            other = others.get(dependency)
+            depends_on = keys[dependency] if other is None else other[0]
+            plan.edges.append((depends_on, task_id))
+            if other is None or not settlement.satisfies(other[1], definition.dependency_failure_policy):
+                waits += 1
+            if other is not None and other[1] in (TaskStatus.FAILED, TaskStatus.CANCELLED):
+                plan.ended_badly.add(depends_on)
+        plan.pending.append(waits)
+    return plan
+
+
 async def _insert(
-    conn: Connection, ledger: Ledger, owner_id: str, project_id: str, run_id: str, saved: Saved
+    conn: Connection,
+    ledger: Ledger,
+    owner_id: str,
+    run_id: str,
+    saved: Saved,
+    plan: _Plan | None = None,
 ) -> None:
+    """Write new tasks: as SAVED, or admitted already where a plan says how."""
     shapes = [(d.adapter, tuple(sorted(set(d.required_capabilities)))) for _, _, d in saved]
-    ids = await class_ids(conn, owner_id, project_id, shapes)
+    ids = await class_ids(conn, owner_id, ledger.runs[run_id].project_id, shapes)
+    if plan is None:
+        pending, statuses = [0] * len(saved), [TaskStatus.SAVED] * len(saved)
+    else:
+        pending = plan.pending
+        statuses = [TaskStatus.BLOCKED if waits else TaskStatus.QUEUED for waits in pending]
     task_ids = [task_id for task_id, _, _ in saved]
     await run(conn, _INSERT_TASKS, {
         "run_id": run_id, "task_ids": task_ids, "keys": [key for _, key, _ in saved],
@@ -204,57 +274,31 @@ async def _insert(
         "attempts_max": [d.retry.max_attempts for _, _, d in saved],
         "backoffs": [d.retry.backoff_s for _, _, d in saved],
         "backoffs_max": [d.retry.max_backoff_s for _, _, d in saved],
+        "statuses": [str(status) for status in statuses], "pending": pending,
     })  # fmt: skip
     definitions = [encode(_stored(key, definition)).decode() for _, key, definition in saved]
     await run(conn, _WRITE_PAYLOADS, {"task_ids": task_ids, "definitions": definitions})
-    for _, _, definition in saved:
-        ledger.move(run_id, None, TaskStatus.SAVED, optional=definition.optional)
-
-
-async def _admit(conn: Connection, ledger: Ledger, run_id: str, saved: Saved) -> int:
-    """Admit tasks that are written as SAVED under the run's lock; how many became ready."""
-    if not saved:
-        return 0
-    keys = {key: task_id for task_id, key, _ in saved}
-    others: dict[str, tuple[str, TaskStatus]] = {}
-    if any(dependency not in keys for _, _, d in saved for dependency in d.depends_on):
-        others = {
-            key: (task_id, TaskStatus(status))
-            for key, task_id, status in await rows(conn, _TASK_KEYS, {"run_id": run_id})
-            if key not in keys
-        }
-    admitted = {key for key, (_, status) in others.items() if status is not TaskStatus.SAVED}
-    definitions = [(key, d) for _, key, d in saved]
-    for key, definition in definitions:
-        for dependency in definition.depends_on:
-            if dependency in others and dependency not in admitted:
-                raise ApiError("graph_invalid", f"task {key!r} depends on {dependency!r}, which is not admitted", f"admit {dependency!r} too", taskKey=key)
-    check_graph(definitions, admitted)
-    edges: list[tuple[str, str]] = []
-    pending: list[int] = []
-    ended_badly: set[str] = set()
-    for task_id, _, definition in saved:
-        waits = 0
-        for dependency in set(definition.depends_on):
-            other = others.get(dependency)
-            depends_on = keys[dependency] if other is None else other[0]
-            edges.append((depends_on, task_id))
-            if other is None or not settlement.satisfies(other[1], definition.dependency_failure_policy):
-                waits += 1
-            if other is not None and other[1] in (TaskStatus.FAILED, TaskStatus.CANCELLED):
-                ended_badly.add(depends_on)
-        pending.append(waits)
-    if edges:
-        await run(conn, _INSERT_DEPENDENCIES, {
-            "depends_on": [e[0] for e in edges], "task_ids": [e[1] for e in edges],
+    ready = [n for n, status in enumerate(statuses) if status is TaskStatus.QUEUED]
+    if ready:
+        await run(conn, _QUEUE, {
+            "run_id": run_id, "task_ids": [task_ids[n] for n in ready],
+            "class_ids": [ids[shapes[n]] for n in ready],
+            "priorities": [saved[n][2].priority for n in ready],
         })  # fmt: skip
-    await run(conn, _ADMIT, {"task_ids": [s[0] for s in saved], "pending": pending})
-    ready = 0
-    for (task_id, key, definition), waits in zip(saved, pending, strict=True):
+    for status, (_, _, definition) in zip(statuses, saved, strict=True):
+        ledger.move(run_id, None, status, optional=definition.optional)
+
+
+async def _enter(conn: Connection, ledger: Ledger, run_id: str, saved: Saved, plan: _Plan) -> int:
+    """Edges and events of tasks whose rows are admitted; how many are ready."""
+    if plan.edges:
+        await run(conn, _INSERT_DEPENDENCIES, {
+            "depends_on": [e[0] for e in plan.edges], "task_ids": [e[1] for e in plan.edges],
+        })  # fmt: skip
+    for (task_id, key, _), waits in zip(saved, plan.pending, strict=True):
         status = TaskStatus.BLOCKED if waits else TaskStatus.QUEUED
-        ready += not waits
-        ledger.move(run_id, TaskStatus.SAVED, status, optional=definition.optional)
         ledger.event(run_id, "task.admitted", task_id, {"status": status, "taskKey": key})
-    if ended_badly:
-        ready += await settlement.after_failure(conn, ledger, ended_badly)
+    ready = sum(not waits for waits in plan.pending)
+    if plan.ended_badly:
+        ready += await settlement.after_failure(conn, ledger, plan.ended_badly)
     return ready

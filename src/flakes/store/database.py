@@ -16,6 +16,8 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from flakes.store.arrays import ArrayDumper
+
 Connection = AsyncConnection[TupleRow]
 
 
@@ -44,6 +46,7 @@ class Database:
         async def configure(conn: Connection) -> None:
             conn.cursor_factory = Counted
             conn.prepare_threshold = 2
+            conn.adapters.register_dumper(list, ArrayDumper)
             await conn.set_autocommit(True)
 
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(

@@ -12,7 +12,7 @@ _last = (0, 0)
 
 def new_id(prefix: Prefix) -> str:
     """A fresh identifier; ids made by one process sort in the order they were made."""
-    global _last  # noqa: PLW0603 - the one piece of memory that order within a millisecond needs
+    global _last  # the one piece of memory that order within a millisecond needs
     at_ms = time.time_ns() // 1_000_000
     last_ms, last_random = _last
     if at_ms <= last_ms:

@@ -27,6 +27,8 @@ _RESIGN = Query("""
     update leaders set expires_at = now() - interval '1 s'
     where name = %(name)s and holder = %(holder)s""")
 
+_VACATE = Query("update leaders set expires_at = now() - interval '1 s' where name = %(name)s")
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -45,3 +47,9 @@ async def elect(conn: Connection, name: str, holder: str, ttl_s: float) -> Term 
 async def resign(conn: Connection, name: str, holder: str) -> None:
     """Give the lease up at once, so that another replica need not wait for its end."""
     await run(conn, _RESIGN, {"name": name, "holder": holder})
+
+
+async def vacate(conn: Connection, name: str) -> None:
+    """End the lease of whoever holds it, known to be dead. Should it live after all, its writes name a
+    term that is over."""
+    await run(conn, _VACATE, {"name": name})

@@ -4,6 +4,10 @@
 -- updates stay on their page), payloads and results have tables of their own, and the queue of ready
 -- tasks is a small table of its own, so ten million finished tasks cost the scheduler nothing.
 -- Identifiers are text that sorts by creation, compared as bytes (collate "C").
+--
+-- The tables that every task passes through carry no foreign keys: each check costs as much as the insert
+-- itself. Their rows are written under the lock of the run they belong to, and `runs.delete` removes them
+-- with it; a test looks for orphans.
 
 create table users (
     user_id    text collate "C" primary key,
@@ -87,9 +91,9 @@ create table task_classes (
 
 create table tasks (
     task_id             text collate "C" primary key,
-    run_id              text collate "C" not null references runs on delete cascade,
+    run_id              text collate "C" not null,
     task_key            text collate "C" not null,
-    class_id            integer not null references task_classes,
+    class_id            integer not null,
     title               text not null,
     adapter             text not null,
     status              text not null,
@@ -117,19 +121,19 @@ create table tasks (
 ) with (fillfactor = 80);
 
 create table task_payloads (
-    task_id    text collate "C" primary key references tasks on delete cascade,
+    task_id    text collate "C" primary key,
     definition json not null
 );
 
 create table task_dependencies (
-    depends_on text collate "C" not null references tasks on delete cascade,
-    task_id    text collate "C" not null references tasks on delete cascade,
+    depends_on text collate "C" not null,
+    task_id    text collate "C" not null,
     primary key (depends_on, task_id)
 );
 create index task_dependencies_of on task_dependencies (task_id);
 
 create table task_results (
-    task_id       text collate "C" primary key references tasks on delete cascade,
+    task_id       text collate "C" primary key,
     assignment_id text collate "C" not null,
     result        json not null
 );
@@ -137,7 +141,7 @@ create table task_results (
 -- The queue: admitted tasks that may be placed now (or from not_before on). A row leaves it in the
 -- transaction that offers the task, so being in it is the permission to be placed.
 create table ready_tasks (
-    task_id    text collate "C" primary key references tasks on delete cascade,
+    task_id    text collate "C" primary key,
     class_id   integer not null,
     run_id     text collate "C" not null,
     priority   integer not null,
@@ -149,7 +153,7 @@ create index ready_tasks_delayed on ready_tasks (not_before) where not_before is
 
 create table assignments (
     assignment_id text collate "C" primary key,
-    task_id       text collate "C" not null references tasks on delete cascade,
+    task_id       text collate "C" not null,
     run_id        text collate "C" not null,
     sandbox_id    text collate "C" not null,
     attempt       smallint not null,
@@ -166,7 +170,7 @@ create index assignments_live on assignments (sandbox_id) where live;
 
 -- Lines of one assignment, as they arrived: a chunk starts at first_line. Append only.
 create table log_chunks (
-    assignment_id text collate "C" not null references assignments on delete cascade,
+    assignment_id text collate "C" not null,
     first_line    integer not null,
     line_count    integer not null,
     lines         json not null,
