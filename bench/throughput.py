@@ -3,40 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 
-import msgspec
-
+from bench.fleet import Fleet
+from bench.measure import emit
 from bench.plane import Plane, plane
-
-
-class Fleet:
-    """A process of sandbox clients (see `bench.clients`)."""
-
-    def __init__(self, server: Plane, sandboxes: int, slots: int, mode: str = "run") -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.clients", server.url, str(slots), mode],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        for sandbox_id, token in server.sandboxes(sandboxes):
-            self.stdin.write(f"{sandbox_id} {token}\n")
-        self.stdin.write("\n")
-        self.stdin.flush()
-        assert self.stdout.readline() == "ready\n"
-
-    def reports(self):
-        """Reports of the clients as they come."""
-        while line := self.stdout.readline():
-            yield msgspec.json.decode(line)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def tasks(count: int, prefix: str = "t") -> list[dict[str, object]]:
@@ -85,7 +56,7 @@ def main() -> None:
         fleet = Fleet(server, sandboxes, slots)
         for n in range(runs):
             figures = run_once(server, fleet, f"throughput-{n}", count)
-            print(msgspec.json.encode({"bench": "throughput", "n": count, "sandboxes": sandboxes, "slots": slots, **figures}).decode(), flush=True)
+            emit("throughput", n=count, sandboxes=sandboxes, slots=slots, **figures)
         fleet.close()
 
 

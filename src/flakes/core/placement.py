@@ -2,17 +2,18 @@
 
 Ready tasks come grouped in *classes* (owner, project, adapter, capability set): all tasks of a class
 fit the same sandboxes, so a class that cannot be placed is considered once, not once a task (F10, F18).
-Cost: O(classes x distinct sandbox shapes + placements). The plan may be stale when it is applied; the
-store re-checks every row, so a stale plan places less, never wrongly.
+Cost: O(classes x distinct sandbox shapes + tasks + sandboxes). The plan may be stale when it is applied;
+the store re-checks every row, so a stale plan places less, never wrongly.
 
 Fairness: owners take turns, then runs of one owner take turns; within a run the higher priority goes
-first, then the older task. Sandboxes: the one with the most free slots first, so work spreads out.
+first, then the older task. A turn is used up by a placement only: tasks that fit nowhere cost their run
+nothing. Sandboxes: the one with the most free slots first, so work spreads out.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 
@@ -113,41 +114,67 @@ class Plan:
 def plan(snapshot: Snapshot) -> Plan:
     """Place what fits, launch what is missing, and say why the rest waits."""
     free = {s.sandbox_id: s.free for s in snapshot.sandboxes if s.accepting and s.free > 0}
-    fits = {c.class_id: [s for s in snapshot.sandboxes if _fits(c, s)] for c in snapshot.classes}
-    placements: list[Placement] = []
-    placed: defaultdict[int, int] = defaultdict(int)
-    # Buckets by identical set of usable sandboxes keep the cost per placement constant: each bucket
-    # holds one rotation of its sandboxes.
-    rotations: dict[frozenset[str], _Rotation] = {}
+    shapes = _shapes(snapshot.sandboxes)
+    fits = {
+        ready.class_id: tuple(i for i, shape in enumerate(shapes) if _fits(ready, shape[0]))
+        for ready in snapshot.classes
+    }
+    # Classes that fit the same shapes share one rotation of sandboxes, which keeps a placement's cost
+    # constant.
+    rotations: dict[tuple[int, ...], _Rotation] = {}
     usable: dict[int, _Rotation] = {}
     for ready in snapshot.classes:
-        names = frozenset(s.sandbox_id for s in fits[ready.class_id] if s.sandbox_id in free)
-        if names:
-            usable[ready.class_id] = rotations.setdefault(names, _Rotation(names, free))
-    for ready, task in _fair_order([c for c in snapshot.classes if c.class_id in usable]):
-        rotation = usable.get(ready.class_id)
-        if rotation is None:
-            continue
-        sandbox_id = rotation.take(free)
+        key = fits[ready.class_id]
+        if key not in rotations:
+            rotations[key] = _Rotation((s.sandbox_id for i in key for s in shapes[i]), free)
+        usable[ready.class_id] = rotations[key]
+    placements: list[Placement] = []
+    placed: defaultdict[int, int] = defaultdict(int)
+    for ready, task in _fair_order(snapshot.classes, usable):
+        sandbox_id = usable[ready.class_id].take(free)
         if sandbox_id is None:
             del usable[ready.class_id]
             continue
         placements.append(Placement(task.task_id, sandbox_id))
         placed[ready.class_id] += 1
     launches, in_flight = _launches(snapshot, placed)
+    left = [_Capacity.of(shape, free) for shape in shapes]
     unplaced = tuple(
-        _why(ready, fits[ready.class_id], snapshot.pools, in_flight)
+        _why(ready, [left[i] for i in fits[ready.class_id]], snapshot, in_flight)
         for ready in snapshot.classes
         if placed[ready.class_id] < ready.depth
     )
     return Plan(tuple(placements), tuple(launches), unplaced)
 
 
+def _shapes(sandboxes: Iterable[Sandbox]) -> list[list[Sandbox]]:
+    """Sandboxes that fit the same classes, together."""
+    shapes: defaultdict[object, list[Sandbox]] = defaultdict(list)
+    for sandbox in sandboxes:
+        shape = (sandbox.owner_id, sandbox.adapters, sandbox.capabilities, sandbox.projects)
+        shapes[shape].append(sandbox)
+    return list(shapes.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Capacity:
+    """Slots of one shape after the plan; those of a sandbox that takes nothing new count as busy."""
+
+    slots: int
+    busy: int
+
+    @classmethod
+    def of(cls, shape: Sequence[Sandbox], free: dict[str, int]) -> _Capacity:
+        slots = sum(sandbox.slots for sandbox in shape)
+        return cls(slots, slots - sum(free.get(sandbox.sandbox_id, 0) for sandbox in shape))
+
+
 class _Rotation:
     """Free sandboxes of one shape, most free slots first, then round and round."""
 
     def __init__(self, names: Iterable[str], free: dict[str, int]) -> None:
-        self._queue = deque(sorted(names, key=lambda name: (-free[name], name)))
+        usable = (name for name in names if free.get(name, 0) > 0)
+        self._queue = deque(sorted(usable, key=lambda name: (-free[name], name)))
 
     def take(self, free: dict[str, int]) -> str | None:
         while self._queue:
@@ -159,15 +186,24 @@ class _Rotation:
         return None
 
 
-def _fair_order(classes: Sequence[ReadyClass]) -> Iterable[tuple[ReadyClass, ReadyTask]]:
-    """Tasks in the order they get slots: owners in turn, runs of an owner in turn."""
-    owners: defaultdict[str, defaultdict[str, list[tuple[int, float, str, ReadyClass, ReadyTask]]]]
+_Entry = tuple[int, float, str, ReadyClass, ReadyTask]
+
+
+def _fair_order(
+    classes: Sequence[ReadyClass], usable: Container[int]
+) -> Iterator[tuple[ReadyClass, ReadyTask]]:
+    """Tasks in the order they get slots: owners in turn, runs of an owner in turn.
+
+    The caller takes a class out of `usable` when no slot is left for it; the turn in which that happens
+    goes on with the run's next task.
+    """
+    owners: defaultdict[str, defaultdict[str, list[_Entry]]]
     owners = defaultdict(lambda: defaultdict(list))
     for ready in classes:
         for task in ready.tasks:
             entry = (-task.priority, task.since, task.task_id, ready, task)
             owners[ready.owner_id][task.run_id].append(entry)
-    turns: deque[deque[deque[tuple[int, float, str, ReadyClass, ReadyTask]]]] = deque()
+    turns: deque[deque[deque[_Entry]]] = deque()
     for runs in owners.values():
         queues = [deque(sorted(entries, key=lambda e: e[:3])) for entries in runs.values()]
         # The run whose head matters most goes first: priority, then age.
@@ -175,11 +211,16 @@ def _fair_order(classes: Sequence[ReadyClass]) -> Iterable[tuple[ReadyClass, Rea
         turns.append(deque(queues))
     while turns:
         runs_of_owner = turns.popleft()
-        queue = runs_of_owner.popleft()
-        entry = queue.popleft()
-        yield entry[3], entry[4]
-        if queue:
-            runs_of_owner.append(queue)
+        placed = False
+        while runs_of_owner and not placed:
+            queue = runs_of_owner.popleft()
+            while queue and not placed:
+                ready, task = queue.popleft()[3:]
+                if ready.class_id in usable:
+                    yield ready, task
+                    placed = ready.class_id in usable
+            if queue:
+                runs_of_owner.append(queue)
         if runs_of_owner:
             turns.append(runs_of_owner)
 
@@ -237,35 +278,45 @@ def _launches(
 
 
 def _why(
-    ready: ReadyClass, fits: list[Sandbox], pools: Sequence[Pool], in_flight: dict[str, int]
+    ready: ReadyClass, fits: Sequence[_Capacity], snapshot: Snapshot, in_flight: dict[str, int]
 ) -> Unplaced:
     """The most useful reason, looked for in this order: capacity busy, on its way, failed, absent."""
-    own_pools = [pool for pool in pools if _pool_fits(ready, pool)]
+    own_pools = [pool for pool in snapshot.pools if _pool_fits(ready, pool)]
     launching = sum(in_flight[pool.pool_id] for pool in own_pools)
-    slots = sum(sandbox.slots for sandbox in fits)
-    facts: dict[str, object] = {"slots": slots, "busy": slots - sum(s.free for s in fits)}
+    facts: dict[str, object] = {
+        "slots": sum(capacity.slots for capacity in fits),
+        "busy": sum(capacity.busy for capacity in fits),
+    }
     if launching:
         return Unplaced(ready.class_id, "launch_in_flight", facts | {"launching": launching})
     failed = [pool for pool in own_pools if pool.launch_failure is not None]
     if failed and not fits:
         facts |= {"poolId": failed[0].pool_id, "reason": failed[0].launch_failure}
         return Unplaced(ready.class_id, "launch_failed", facts)
+    full = own_pools and all(p.instances_alive >= p.instances_max for p in own_pools)
     if fits:
-        full = own_pools and all(p.instances_alive >= p.instances_max for p in own_pools)
         return Unplaced(ready.class_id, "pool_at_limit" if full else "capacity_saturated", facts)
     if own_pools and not any(pool.online for pool in own_pools):
         return Unplaced(ready.class_id, "no_host_online", {"pools": len(own_pools)})
-    owned = [pool for pool in pools if pool.owner_id == ready.owner_id]
-    if not owned:
+    if own_pools:
+        # Its instances exist and are not connected: nothing may be launched in their place yet.
+        return Unplaced(ready.class_id, "pool_at_limit", facts)
+    return _absent(ready, snapshot)
+
+
+def _absent(ready: ReadyClass, snapshot: Snapshot) -> Unplaced:
+    """What is missing when neither a sandbox nor a pool of the owner fits."""
+    offers = [(frozenset({p.adapter}), p.capabilities) for p in snapshot.pools if p.owner_id == ready.owner_id]
+    offers += [(s.adapters, s.capabilities) for s in snapshot.sandboxes if s.owner_id == ready.owner_id]
+    if not offers:
         return Unplaced(ready.class_id, "no_host_online", {"pools": 0})
-    adapters = sorted({pool.adapter for pool in owned})
-    if ready.adapter not in adapters:
-        facts = {"adapter": ready.adapter, "available": adapters}
+    same_adapter = [capabilities for adapters, capabilities in offers if ready.adapter in adapters]
+    if not same_adapter:
+        available = sorted(frozenset[str]().union(*(adapters for adapters, _ in offers)))
+        facts: dict[str, object] = {"adapter": ready.adapter, "available": available}
         return Unplaced(ready.class_id, "adapter_unavailable", facts)
-    same_adapter = [pool for pool in owned if pool.adapter == ready.adapter]
-    offered = frozenset[str]().union(*(pool.capabilities for pool in same_adapter))
-    missing = sorted(ready.capabilities - offered)
-    if missing or not any(ready.capabilities <= pool.capabilities for pool in same_adapter):
+    missing = sorted(ready.capabilities - frozenset[str]().union(*same_adapter))
+    if missing or not any(ready.capabilities <= capabilities for capabilities in same_adapter):
         facts = {"missing": missing, "required": sorted(ready.capabilities)}
         return Unplaced(ready.class_id, "capability_unavailable", facts)
     return Unplaced(ready.class_id, "project_not_bound", {"projectId": ready.project_id})

@@ -37,6 +37,8 @@ BACKOFF_MAX_S: Final = 15.0
 STEADY_S: Final = 5.0
 """A connection that lived this long starts the back-off anew; a shorter one does not, or a server that
 hangs up on us at once would be called ten times a second."""
+SHORT_FAILURES_MAX: Final = 3
+"""Where the back-off begins after such a short one: a server that is killed twice is not waited for longer."""
 OPEN_TIMEOUT_S: Final = 10.0
 WELCOME_TIMEOUT_S: Final = 10.0
 PING_S: Final = 10.0
@@ -109,8 +111,9 @@ class Uplink:
                 log.warning("connection_failed", error=str(error) or type(error).__name__)
             except Exception:
                 log.exception("uplink_fault")
-            if self._welcome_at and time.monotonic() - self._welcome_at >= STEADY_S:
-                failures = 0
+            if self._welcome_at:
+                steady = time.monotonic() - self._welcome_at >= STEADY_S
+                failures = 0 if steady else min(failures, SHORT_FAILURES_MAX)
             ceiling_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 20))
             failures += 1
             # Full jitter, so that the hosts of a restarted server do not come back together.

@@ -48,6 +48,8 @@ BACKOFF_S_FIRST: Final = 0.1
 BACKOFF_S_MAX: Final = 15.0
 STEADY_S: Final = 5.0
 """A connection that lasted this long was a good one: the next attempt follows at once."""
+SHORT_FAILURES_MAX: Final = 3
+"""After a shorter one the back-off begins here: a server that is killed twice is back as soon as once."""
 REFUSED_BACKOFF_S_MAX: Final = 60.0
 REFUSED_PATIENCE_S: Final = 120.0
 """How long refusals (401, 403, 404) are tried at the ordinary pace: a server may be half set up."""
@@ -91,8 +93,8 @@ class Uplink:
             lasted_s = time.monotonic() - began_s
             if welcomed:
                 self._refused_since_s = None
-            if welcomed and lasted_s > STEADY_S:
-                failures = 0
+            if welcomed:
+                failures = 0 if lasted_s > STEADY_S else min(failures, SHORT_FAILURES_MAX)
             # Full jitter: a thousand daemons do not come back in the same instant.
             ceiling_s = min(self._backoff_s_max(), BACKOFF_S_FIRST * 2 ** min(failures, 20))
             delay_s = random.uniform(0, ceiling_s)  # noqa: S311

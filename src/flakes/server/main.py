@@ -20,6 +20,7 @@ import msgspec
 import psycopg
 import structlog
 import uvicorn
+from psycopg.conninfo import conninfo_to_dict
 
 from flakes.server.app import build
 from flakes.server.logging import configure_logging
@@ -64,7 +65,7 @@ def summary(config: ServerConfig) -> dict[str, object]:
     url = config.database.url
     redacted = None
     if url:
-        parts = psycopg.conninfo.conninfo_to_dict(url)
+        parts = conninfo_to_dict(url)
         redacted = {k: v for k, v in parts.items() if k != "password"}
     return msgspec.to_builtins(config) | {
         "database": {"url": redacted, "dataDir": config.database.data_dir, "poolSize": config.database.pool_size}
@@ -106,7 +107,7 @@ async def _serve(config: ServerConfig) -> int:
     return 0
 
 
-def _loops(plane: Plane, leadership: Leadership) -> list[object]:
+def _loops(plane: Plane, leadership: Leadership) -> list[Coroutine[Any, Any, None]]:
     return [
         keep_running("leadership", leadership.run_once, interval_s=RENEW_S),
         keep_running("scheduler", Scheduler(plane, leadership).run_once, interval_s=SCHEDULER_S, wake=plane.schedule),

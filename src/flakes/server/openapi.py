@@ -24,7 +24,7 @@ class Error(msgspec.Struct, rename="camel"):
 def document(endpoints: Sequence[Endpoint]) -> bytes:
     """The document as JSON."""
     kinds = [e.answer for e in endpoints if _is_struct(e.answer)]
-    kinds += [e.body for e in endpoints if e.body is not None]
+    kinds += [e.body for e in endpoints if e.body not in (None, bytes)]
     kinds += [e.query for e in endpoints if e.query is not None]
     unique = list(dict.fromkeys([*kinds, Error]))
     _, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
@@ -55,7 +55,9 @@ def _operation(endpoint: Endpoint, components: dict[str, Any]) -> dict[str, Any]
         "parameters": _parameters(endpoint, components),
         "responses": _responses(endpoint),
     }
-    if endpoint.body is not None:
+    if endpoint.body is bytes:
+        operation["requestBody"] = {"content": {"application/octet-stream": {}}}
+    elif endpoint.body is not None:
         reference = {"$ref": f"#/components/schemas/{endpoint.body.__name__}"}
         operation["requestBody"] = {"content": {"application/json": {"schema": reference}}}
     return operation
@@ -83,15 +85,13 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     else:
         content = {"application/json": {}}
     responses: dict[str, Any] = {str(endpoint.status): {"description": endpoint.summary, "content": content}}
-    if endpoint.method == "PUT" and endpoint.status == 200:
+    if endpoint.creates:
         responses["201"] = {"description": "Created.", "content": content}
     codes = {"internal_error", "database_unavailable", *endpoint.errors}
-    if endpoint.body is not None or endpoint.query is not None:
-        codes |= {"invalid_request"}
     if endpoint.body is not None:
         codes |= {"too_large"}
     if endpoint.family is not None:
-        codes |= {"unauthorized", "forbidden"}
+        codes |= {"unauthorized", "forbidden", "invalid_request"}
     if "{" in endpoint.path:
         codes |= {"not_found"}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}

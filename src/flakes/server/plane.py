@@ -20,7 +20,7 @@ from flakes.store.identifiers import new_id
 from flakes.store.interventions import Intervention
 from flakes.store.transitions import Applied, End, Move
 from flakes.wire.config import ServerConfig
-from flakes.wire.sandbox_stream import Assign, Cancel, LogLines
+from flakes.wire.sandbox_stream import Assign, Assignment, Cancel, LogLines
 
 
 @dataclass(slots=True)
@@ -76,7 +76,10 @@ class Plane:
     async def offer(self, assignment_ids: Collection[str]) -> None:
         """Send these offers to those sandboxes that are connected here."""
         async with self.database.connection() as conn:
-            loaded = await offers.load(conn, list(assignment_ids))
+            self.send_offers(await offers.load(conn, list(assignment_ids)))
+
+    def send_offers(self, loaded: Sequence[tuple[str, Assignment]]) -> None:
+        """Send (sandbox id, assignment) pairs; those of sandboxes connected elsewhere are left out."""
         for sandbox_id, assignment in loaded:
             self.hub.queue_assignment(sandbox_id, assignment)
         self.hub.flush_assignments(Assign)
@@ -98,7 +101,7 @@ class Plane:
             self.schedule.set()
 
     async def _apply_moves(self, moves: Sequence[Move]) -> Applied:
-        async with self.database.transaction() as conn:
+        async with self.database.pipelined() as conn:
             applied = await transitions.apply(conn, moves)
         self.wrote(ready=applied.ready, freed=applied.freed)
         return applied

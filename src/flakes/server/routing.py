@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
+import psycopg
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -56,7 +57,9 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One route. `family` is the kind of credential it takes; None means none."""
+    """One route. `family` is the kind of credential it takes; None means none. `body` is the struct that its
+    JSON body must be, or `bytes` when the handler reads the raw body itself. `creates`: it answers 201 when it
+    has made something, and `status` when that was there."""
 
     method: str
     path: str
@@ -67,6 +70,7 @@ class Endpoint:
     status: int = 200
     family: str | None = "user"
     tag: str = ""
+    creates: bool = False
     errors: tuple[str, ...] = field(default=())
     body_max_bytes: int = limits.REQUEST_SIZE_BYTES_MAX
 
@@ -106,6 +110,9 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
             return refusal(error)
         except BodyError as error:
             return refusal(_invalid(error.issues))
+        except psycopg.DataError as error:  # a NUL, a number out of range: nothing was written
+            log.warning("request.value_refused", path=request.url.path, error=str(error)[:200])
+            return refusal(ApiError("invalid_request", "a value in the request cannot be stored", "leave out NUL characters and numbers out of range"))
         except UNAVAILABLE as error:
             log.warning("request.database_unavailable", path=request.url.path, error=str(error)[:200])
             return refusal(ApiError("database_unavailable", "the database does not answer", "try again in a moment"))
@@ -143,9 +150,12 @@ async def _authenticate(request: Request, plane: Plane, family: str | None) -> I
 
 
 def _query(request: Request, endpoint: Endpoint) -> Any:
-    if endpoint.query is None:
-        return None
     values = dict(request.query_params)
+    if endpoint.query is None:
+        if values and endpoint.family is not None:
+            issue = Issue(path=next(iter(values)), message="this route takes no query parameters")
+            raise _invalid([issue], "query")
+        return None
     try:
         return msgspec.convert(values, endpoint.query, strict=False)
     except msgspec.ValidationError as error:
@@ -153,7 +163,7 @@ def _query(request: Request, endpoint: Endpoint) -> Any:
 
 
 async def _body(request: Request, endpoint: Endpoint) -> Any:
-    if endpoint.body is None:
+    if endpoint.body in (None, bytes):
         return None
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > endpoint.body_max_bytes:
@@ -165,7 +175,12 @@ async def _body(request: Request, endpoint: Endpoint) -> Any:
             raise _too_large(endpoint.body_max_bytes)
     if not chunks.strip():
         chunks = bytearray(b"{}")
-    return decode(bytes(chunks), endpoint.body)
+    try:
+        return decode(bytes(chunks), endpoint.body)
+    except UnicodeDecodeError as error:
+        raise BodyError([Issue(path="", message=f"not UTF-8: {error.reason} at byte {error.start}")]) from error
+    except RecursionError as error:
+        raise BodyError([Issue(path="", message="nested too deeply")]) from error
 
 
 def _too_large(limit: int) -> ApiError:

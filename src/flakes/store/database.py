@@ -85,6 +85,15 @@ class Database:
         async with self._pool.connection() as conn, conn.transaction():
             yield conn
 
+    @asynccontextmanager
+    async def pipelined(self) -> AsyncIterator[Connection]:
+        """A transaction whose statements are sent without waiting for each other's answers.
+
+        Reading a cursor waits for everything sent so far; begin and commit cost no round trip of their own.
+        """
+        async with self._pool.connection() as conn, conn.pipeline(), conn.transaction():
+            yield conn
+
     async def rows(self, query: Query, params: Mapping[str, Any] | None = None) -> list[TupleRow]:
         """All rows of one statement."""
         async with self.connection() as conn:

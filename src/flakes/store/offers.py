@@ -21,7 +21,7 @@ _COLUMNS = """
     join runs r on r.run_id = a.run_id
     join projects j on j.project_id = r.project_id"""
 
-_BY_ID = Query(f"{_COLUMNS} where a.assignment_id = any(%(assignment_ids)s) and a.live")
+BY_ID = Query(f"{_COLUMNS} where a.assignment_id = any(%(assignment_ids)s) and a.live")
 
 _INPUTS = Query("""
     select d.task_id, s.task_key, o.key, o.value
@@ -57,7 +57,13 @@ async def load(
     conn: Connection, assignment_ids: Sequence[str]
 ) -> list[tuple[str, Assignment]]:
     """(sandbox id, assignment) for those that are still live, oldest first."""
-    found = await rows(conn, _BY_ID, {"assignment_ids": list(assignment_ids)})
+    return await complete(conn, await rows(conn, BY_ID, {"assignment_ids": list(assignment_ids)}))
+
+
+async def complete(
+    conn: Connection, found: Sequence[tuple[Any, ...]]
+) -> list[tuple[str, Assignment]]:
+    """Make assignments of rows of `BY_ID`, with the outputs of their dependencies as inputs."""
     decoded = [(offer, _definition.decode(offer[9])) for offer in sorted(found)]
     dependent = [offer[2] for offer, definition in decoded if definition.depends_on]
     inputs: defaultdict[str, list[InputOutput]] = defaultdict(list)

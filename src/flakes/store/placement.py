@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from flakes.core.placement import (
@@ -21,9 +20,11 @@ from flakes.core.placement import (
     Snapshot,
     Unplaced,
 )
+from flakes.store import offers
 from flakes.store.database import Connection, Query, literal, rows, run
 from flakes.store.identifiers import new_id
 from flakes.wire.codec import encode
+from flakes.wire.sandbox_stream import Assignment
 
 _SANDBOXES = Query("""
     select s.sandbox_id, s.owner_id, s.adapters, s.capabilities, s.max_concurrency,
@@ -94,7 +95,7 @@ _CLAIM = Query("""
     insert into assignments (assignment_id, task_id, run_id, sandbox_id, attempt, state)
     select w.assignment_id, w.task_id, t.run_id, w.sandbox_id, k.attempt, 'offered'
     from want w join taken t on t.task_id = w.task_id join tasks k on k.task_id = w.task_id
-    returning assignment_id, sandbox_id""")
+    returning assignment_id""")
 
 _NEXT_DELAYED = Query("""
     select extract(epoch from min(not_before) - now())::float from ready_tasks
@@ -111,68 +112,82 @@ PAIRS_MAX = 2_000
 HEADS_MAX = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    assignment_id: str
-    sandbox_id: str
+ClassRow = tuple[str, str, str, frozenset[str]]
+"""owner id, project id, adapter, capabilities: what never changes about a class."""
 
 
-async def snapshot(conn: Connection, *, suspect_after_s: float) -> Snapshot:
-    """Everything the plan looks at: five statements in two round trips."""
-    async with conn.pipeline():
-        params = {"suspect_after_s": suspect_after_s}
-        sandboxes_cursor = await conn.execute(literal(_SANDBOXES), params, prepare=True)
-        pools_cursor = await conn.execute(literal(_POOLS), prepare=True)
-    sandboxes = [
-        Sandbox(
-            sandbox_id, owner, frozenset(adapters), frozenset(capabilities), slots,
-            max(0, slots - busy), None, bool(accepting),
+class SnapshotReader:
+    """Reads snapshots: three statements in two round trips, and one more for classes not seen before."""
+
+    def __init__(self) -> None:
+        self._classes: dict[int, ClassRow] = {}
+
+    async def read(
+        self, conn: Connection, *, suspect_after_s: float
+    ) -> tuple[Snapshot, float | None]:
+        """Everything the plan looks at, and the seconds until the next delayed retry is due, if any."""
+        async with conn.pipeline():
+            params = {"suspect_after_s": suspect_after_s}
+            sandboxes_cursor = await conn.execute(literal(_SANDBOXES), params, prepare=True)
+            pools_cursor = await conn.execute(literal(_POOLS), prepare=True)
+            delayed_cursor = await conn.execute(literal(_NEXT_DELAYED), prepare=True)
+        sandboxes = [
+            Sandbox(
+                sandbox_id, owner, frozenset(adapters), frozenset(capabilities), slots,
+                max(0, slots - busy), None, bool(accepting),
+            )
+            for sandbox_id, owner, adapters, capabilities, slots, busy, accepting
+            in await sandboxes_cursor.fetchall()
+        ]  # fmt: skip
+        pools = [
+            Pool(p[0], p[1], p[2], frozenset(p[3]), p[4], p[5], p[6], p[7], p[8], None, p[9])
+            for p in await pools_cursor.fetchall()
+        ]
+        delayed = await delayed_cursor.fetchone()
+        free = sum(s.free for s in sandboxes if s.accepting)
+        launchable = sum(
+            max(0, p.instances_max - p.instances_alive) * p.concurrency for p in pools if p.online
         )
-        for sandbox_id, owner, adapters, capabilities, slots, busy, accepting
-        in await sandboxes_cursor.fetchall()
-    ]  # fmt: skip
-    pools = [
-        Pool(p[0], p[1], p[2], frozenset(p[3]), p[4], p[5], p[6], p[7], p[8], None, p[9])
-        for p in await pools_cursor.fetchall()
-    ]
-    free = sum(s.free for s in sandboxes if s.accepting)
-    launchable = sum(
-        max(0, p.instances_max - p.instances_alive) * p.concurrency for p in pools if p.online
-    )
-    # One more than fits tells whether anything is left over.
-    heads = min(HEADS_MAX, free + launchable + 1)
-    found = await rows(conn, _READY, {"pairs": PAIRS_MAX, "heads": heads})
-    tasks: defaultdict[int, list[ReadyTask]] = defaultdict(list)
-    for class_id, task_id, run_id, priority, since in found:
-        tasks[class_id].append(ReadyTask(task_id, run_id, priority, since))
-    classes = [
-        ReadyClass(
-            class_id, owner_id, project_id, adapter, frozenset(capabilities),
-            len(tasks[class_id]), tasks[class_id],
-        )
-        for class_id, owner_id, project_id, adapter, capabilities in (
-            await rows(conn, _CLASSES, {"class_ids": list(tasks)}) if tasks else []
-        )
-    ]  # fmt: skip
-    return Snapshot(classes, sandboxes, pools)
+        # One more than fits tells whether anything is left over.
+        heads = min(HEADS_MAX, free + launchable + 1)
+        found = await rows(conn, _READY, {"pairs": PAIRS_MAX, "heads": heads})
+        tasks: defaultdict[int, list[ReadyTask]] = defaultdict(list)
+        for class_id, task_id, run_id, priority, since in found:
+            tasks[class_id].append(ReadyTask(task_id, run_id, priority, since))
+        await self._learn(conn, tasks.keys() - self._classes.keys())
+        classes = [
+            ReadyClass(class_id, *self._classes[class_id], len(ready), ready)
+            for class_id, ready in tasks.items()
+            if class_id in self._classes
+        ]
+        return Snapshot(classes, sandboxes, pools), delayed[0] if delayed else None
+
+    async def _learn(self, conn: Connection, missing: set[int]) -> None:
+        if not missing:
+            return
+        for class_id, owner_id, project_id, adapter, capabilities in await rows(
+            conn, _CLASSES, {"class_ids": list(missing)}
+        ):
+            self._classes[class_id] = (owner_id, project_id, adapter, frozenset(capabilities))
 
 
 async def claim(
     conn: Connection, placements: Sequence[Placement], *, holder: str, term: int
-) -> list[Offer]:
-    """Carry out a plan; what is no longer true is left out. Empty when the term is over."""
-    found = await rows(conn, _CLAIM, {
-        "task_ids": [p.task_id for p in placements],
-        "sandbox_ids": [p.sandbox_id for p in placements],
-        "assignment_ids": [new_id("assignment") for _ in placements],
-        "holder": holder, "term": term,
-    })  # fmt: skip
-    return [Offer(assignment_id, sandbox_id) for assignment_id, sandbox_id in found]
+) -> list[tuple[str, Assignment]]:
+    """Carry out a plan and load what it offers: (sandbox id, assignment) pairs.
 
-
-async def next_delayed_s(conn: Connection) -> float | None:
-    """Seconds until the next delayed retry becomes ready, or None."""
-    return (await rows(conn, _NEXT_DELAYED))[0][0]
+    What is no longer true is left out; all of it when the term is over.
+    """
+    assignment_ids = [new_id("assignment") for _ in placements]
+    async with conn.pipeline(), conn.transaction():
+        await conn.execute(literal(_CLAIM), {
+            "task_ids": [p.task_id for p in placements],
+            "sandbox_ids": [p.sandbox_id for p in placements],
+            "assignment_ids": assignment_ids, "holder": holder, "term": term,
+        }, prepare=True)  # fmt: skip
+        params = {"assignment_ids": assignment_ids}
+        offered = await conn.execute(literal(offers.BY_ID), params, prepare=True)
+    return await offers.complete(conn, await offered.fetchall())
 
 
 async def explain(conn: Connection, unplaced: Sequence[Unplaced]) -> None:

@@ -144,11 +144,14 @@ class _Row:
 
 
 async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
-    """Apply a batch inside the caller's transaction. Order within the batch is kept per assignment."""
+    """Apply a batch inside the caller's transaction. Order within the batch is kept per assignment.
+
+    In a pipeline (see `Database.pipelined`) this is two round trips, three when anything depends on what
+    ended: begin, lock and load; then every write and the commit.
+    """
     params = {"assignment_ids": list({move.assignment_id for move in moves})}
-    async with conn.pipeline():
-        locking = await conn.execute(literal(LOCK_RUNS_OF_ASSIGNMENTS), params, prepare=True)
-        loading = await conn.execute(literal(LOAD), params, prepare=True)
+    locking = await conn.execute(literal(LOCK_RUNS_OF_ASSIGNMENTS), params, prepare=True)
+    loading = await conn.execute(literal(LOAD), params, prepare=True)
     ledger = Ledger.of(await locking.fetchall())
     found = {row[0]: _Row(row) for row in await loading.fetchall()}
     batch = _Batch(ledger)
@@ -257,16 +260,14 @@ class _Batch:
         self.ledger.event(row.run_id, "task.queued", row.task_id, {"reason": reason, **delay})
 
     async def write(self, conn: Connection) -> None:
-        async with conn.pipeline():
-            await self._write_tasks(conn)
+        await self._write_tasks(conn)
         succeeded = self._with_blocked(TaskStatus.SUCCEEDED)
         if succeeded:
             self.applied.ready += await settlement.after_success(conn, self.ledger, succeeded)
         bad = self._with_blocked(TaskStatus.FAILED, TaskStatus.CANCELLED)
         if bad:
             self.applied.ready += await settlement.after_failure(conn, self.ledger, bad)
-        async with conn.pipeline():
-            await self.ledger.flush(conn)
+        await self.ledger.flush(conn)
 
     async def _write_tasks(self, conn: Connection) -> None:
         if self.accepts:

@@ -82,4 +82,5 @@ def _frame(event: Event) -> bytes:
     )
 
 
-ENDPOINTS = [Endpoint("GET", "/v1/events", stream, Event, query=EventsQuery, tag="events")]
+ENDPOINTS = [Endpoint("GET", "/v1/events", stream, Event, query=EventsQuery, tag="events",
+                      errors=("not_found",))]

@@ -65,7 +65,8 @@ async def get_sandbox(call: Call) -> Sandbox:
 
 
 ENDPOINTS = [
-    Endpoint("POST", "/v1/hosts/setup", setup_host, HostSetupAnswer, HostSetup, status=201, tag="hosts"),
+    Endpoint("POST", "/v1/hosts/setup", setup_host, HostSetupAnswer, HostSetup, status=201, tag="hosts",
+             errors=("limit_exceeded",)),
     Endpoint("GET", "/v1/hosts", list_hosts, Hosts, query=Page, tag="hosts"),
     Endpoint("GET", "/v1/hosts/{hostId}", get_host, Host, tag="hosts"),
     Endpoint("GET", "/v1/hosts/{hostId}/pools", list_pools, HostPools, tag="hosts"),

@@ -49,8 +49,9 @@ async def archive(call: Call) -> Project:
 ENDPOINTS = [
     Endpoint("GET", "/v1/projects", page, Projects, query=Page, tag="projects"),
     Endpoint("PUT", "/v1/projects/{projectKey}", put, Project, ProjectPut, tag="projects",
-             errors=("project_conflict",)),
+             creates=True, errors=("project_conflict", "limit_exceeded")),
     Endpoint("GET", "/v1/projects/{projectKey}", get, Project, tag="projects"),
-    Endpoint("PATCH", "/v1/projects/{projectKey}", patch, Project, ProjectPatch, tag="projects"),
+    Endpoint("PATCH", "/v1/projects/{projectKey}", patch, Project, ProjectPatch, tag="projects",
+             errors=("limit_exceeded",)),
     Endpoint("POST", "/v1/projects/{projectKey}/archive", archive, Project, tag="projects"),
 ]  # fmt: skip

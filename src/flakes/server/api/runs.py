@@ -120,11 +120,11 @@ async def delete(call: Call) -> Deleted:
 
 ENDPOINTS = [
     Endpoint("GET", "/v1/runs", page, Runs, query=RunsQuery, tag="runs"),
-    Endpoint("PUT", "/v1/runs/{run}", put, Run, RunPut, tag="runs",
-             errors=("run_conflict", "project_archived")),
+    Endpoint("PUT", "/v1/runs/{run}", put, Run, RunPut, tag="runs", creates=True,
+             errors=("limit_exceeded", "run_conflict", "project_archived")),
     Endpoint("GET", "/v1/runs/{run}", get, Run, tag="runs"),
     Endpoint("DELETE", "/v1/runs/{run}", delete, Deleted, tag="runs", errors=("run_not_terminal",)),
-    Endpoint("POST", "/v1/runs/{run}/graph", graph, RunWithTasks, GraphPost, tag="runs",
+    Endpoint("POST", "/v1/runs/{run}/graph", graph, RunWithTasks, GraphPost, tag="runs", creates=True,
              errors=("graph_invalid", "limit_exceeded", "run_conflict", "run_closed", "project_archived")),
     Endpoint("POST", "/v1/runs/{run}/tasks/admit", admit, RunWithTasks, Admit, tag="runs",
              errors=("graph_invalid", "run_closed")),

@@ -70,7 +70,7 @@ _BLOB = "/v1/sandboxes/{sandboxId}/blobs/{digest}"
 ENDPOINTS = [
     Endpoint("GET", "/v1/sandboxes/{sandboxId}/assignments/{assignmentId}", assignment, Assignment,
              family="sandbox", tag="sandbox scope", errors=("stale_assignment",)),
-    Endpoint("PUT", _BLOB, put_blob, Blob, status=201, family="sandbox", tag="sandbox scope",
+    Endpoint("PUT", _BLOB, put_blob, Blob, bytes, status=201, family="sandbox", tag="sandbox scope",
              errors=("digest_mismatch", "too_large", "storage_full")),
     Endpoint("GET", _BLOB, get_blob, bytes, family="sandbox", tag="sandbox scope"),
 ]  # fmt: skip

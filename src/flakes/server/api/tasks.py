@@ -163,6 +163,7 @@ async def retry(call: Call) -> Task:
 ENDPOINTS = [
     Endpoint("GET", "/v1/runs/{run}/tasks", page, Tasks, query=TasksQuery, tag="tasks"),
     Endpoint("PUT", "/v1/runs/{run}/tasks/{taskKey}", save, Task, TaskDefinition, tag="tasks",
+             creates=True,
              errors=("task_admitted", "run_closed", "limit_exceeded")),
     Endpoint("GET", "/v1/runs/{run}/tasks/{taskKey}", get_by_key, TaskDetail, query=TaskQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}", get, TaskDetail, query=TaskQuery, tag="tasks"),

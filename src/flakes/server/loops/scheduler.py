@@ -26,6 +26,7 @@ class Scheduler:
         self._plane = plane
         self._leadership = leadership
         self._explained: dict[int, Unplaced] = {}
+        self._reader = placement.SnapshotReader()
 
     async def run_once(self) -> float | None:
         """One pass; seconds until a delayed retry is due, if that is sooner than the timer."""
@@ -35,20 +36,18 @@ class Scheduler:
         plane = self._plane
         suspect_after_s = plane.config.leases.suspect_after_s
         async with plane.database.connection() as conn:
-            snapshot = await placement.snapshot(conn, suspect_after_s=suspect_after_s)
+            snapshot, delayed_s = await self._reader.read(conn, suspect_after_s=suspect_after_s)
             if not snapshot.classes:
                 self._explained.clear()
-                return await placement.next_delayed_s(conn)
+                return delayed_s
             made = plan(snapshot)
-            offers = []
             if made.placements:
                 offers = await placement.claim(
                     conn, made.placements, holder=plane.replica_id, term=term.term
                 )
-        if offers:
-            await plane.offer([offer.assignment_id for offer in offers])
-            if len(offers) < len(made.placements):
-                plane.schedule.set()
+                plane.send_offers(offers)
+                if len(offers) < len(made.placements):
+                    plane.schedule.set()  # the plan was stale: look again
         for launch in made.launches:
             async with plane.database.transaction() as conn:
                 host_id = await sandboxes.launch(conn, launch.pool_id, launch.count)
@@ -57,8 +56,7 @@ class Scheduler:
                 await push_leases(plane, host_id)
                 plane.wrote()
         await self._explain(made.unplaced)
-        async with plane.database.connection() as conn:
-            return await placement.next_delayed_s(conn)
+        return delayed_s
 
     async def _explain(self, unplaced: tuple[Unplaced, ...]) -> None:
         news = [u for u in unplaced if self._explained.get(u.class_id) != u]

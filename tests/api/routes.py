@@ -1,0 +1,288 @@
+"""One case for every route: how it is called with success, made from the route table so that none is left out.
+
+A case takes a `World` and makes one request. `World` is an account with one of everything; `fill` puts its
+names into a path, for its owner or for somebody else to try.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from api.caller import Answer, Api, name, task
+from api.peer import adapter, lines, sandbox
+from flakes.server.routing import Endpoint
+from flakes.wire.tasks import Output
+
+Case = Callable[["World", str], Answer]
+CASES: dict[tuple[str, str], Case] = {}
+BLOB = b"bytes of a blob"
+DIGEST = f"sha256:{hashlib.sha256(BLOB).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class World:
+    """What one account has: a run with an ended task and a running one that reads its output."""
+
+    api: Api
+    sandbox_api: Api
+    """The same server with the credential of the sandbox."""
+    names: dict[str, str]
+
+    def fill(self, path: str) -> str:
+        return re.sub(r"{(\w+)}", lambda match: self.names[match[1]], path)
+
+
+def build(api: Api) -> World:
+    """Make the world through the API and one sandbox, whose running task outlives its connection."""
+    own = adapter()
+    who = api.sandbox()
+    project = api.project()
+    made = api.graph(
+        task("first", own), task("second", own, dependsOn=["first"]), projectKey=project
+    )
+    sandbox_api = api.as_(who[1])
+    sandbox_api.call("PUT", f"/v1/sandboxes/{who[0]}/blobs/{DIGEST}", content=BLOB).ok(201)
+    with sandbox(api, who, adapters=[own]) as peer:
+        first = peer.start()
+        peer.deliver(lines(first.assignment_id, "one", "two"))
+        output = Output(kind="text", size_bytes=len(BLOB), digest=DIGEST)
+        peer.finish(first.assignment_id, text="done", outputs={"report": output})
+        second = peer.start()
+    host_id, _ = api.host()
+    return World(api, sandbox_api, {
+        "projectKey": project, "run": made["run"]["runId"], "taskKey": "first",
+        "taskId": first.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
+        "assignmentId": second.assignment_id, "digest": DIGEST,
+    })  # fmt: skip
+
+
+def request(world: World, endpoint: Endpoint, path: str, api: Api) -> Answer:
+    """The route called for `path` with a body that it takes, by whoever `api` speaks for."""
+    body = BODIES.get((endpoint.method, endpoint.path))
+    if endpoint.body is not None:
+        assert body is not None, "a route with a body needs one in BODIES"
+        return api.call(endpoint.method, path, body(world))
+    if endpoint.method == "PUT":
+        return api.call("PUT", path, content=BLOB)
+    return api.call(endpoint.method, path)
+
+
+def _graph(world: World) -> dict[str, object]:
+    return {"name": "g", "projectKey": world.names["projectKey"], "tasks": [task("only")]}
+
+
+BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
+    ("PUT", "/v1/projects/{projectKey}"): lambda world: {"name": "p"},
+    ("PATCH", "/v1/projects/{projectKey}"): lambda world: {"name": "another name"},
+    ("PUT", "/v1/runs/{run}"): lambda world: {"name": "r", "projectKey": world.names["projectKey"]},
+    ("POST", "/v1/runs/{run}/graph"): _graph,
+    ("POST", "/v1/runs/{run}/tasks/admit"): lambda world: {"all": True},
+    ("POST", "/v1/runs/{run}/close"): lambda world: {},
+    ("POST", "/v1/runs/{run}/cancel"): lambda world: {"reason": "enough"},
+    ("POST", "/v1/runs/{run}/retry"): lambda world: {},
+    ("PUT", "/v1/runs/{run}/tasks/{taskKey}"): lambda world: {"title": "t", "adapter": "nobody"},
+    ("POST", "/v1/tasks/{taskId}/cancel"): lambda world: {},
+    ("POST", "/v1/tasks/{taskId}/retry"): lambda world: {},
+    ("POST", "/v1/hosts/setup"): lambda world: {"hostName": "h"},
+    ("POST", "/v1/sandboxes"): lambda world: {"name": "s"},
+}
+
+
+def case(method: str, path: str) -> Callable[[Case], Case]:
+    def register(function: Case) -> Case:
+        assert (method, path) not in CASES
+        CASES[method, path] = function
+        return function
+
+    return register
+
+
+def _reads(path: str, holds: str) -> None:
+    """A GET that answers with this field, for the thing the world has."""
+
+    def read(world: World, path: str) -> Answer:
+        answer = world.api.get(world.fill(path))
+        assert holds in answer.ok(200)
+        return answer
+
+    CASES["GET", path] = read
+
+
+for _path, _holds in {
+    "/livez": "status", "/readyz": "status", "/openapi.json": "paths", "/v1/me": "userId",
+    "/v1/projects": "projects", "/v1/projects/{projectKey}": "projectId",
+    "/v1/runs": "runs", "/v1/runs/{run}": "runId", "/v1/runs/{run}/tasks": "tasks",
+    "/v1/runs/{run}/tasks/{taskKey}": "definition", "/v1/tasks/{taskId}": "attempts",
+    "/v1/tasks/{taskId}/result": "outputs", "/v1/tasks/{taskId}/logs": "logs",
+    "/v1/tasks/{taskId}/activity": "events", "/v1/hosts": "hosts", "/v1/hosts/{hostId}": "autoBind",
+    "/v1/hosts/{hostId}/pools": "hostPools", "/v1/sandboxes": "sandboxes",
+    "/v1/sandboxes/{sandboxId}": "liveness",
+}.items():  # fmt: skip
+    _reads(_path, _holds)
+
+
+@case("GET", "/v1/tasks/{taskId}/outputs/{outputKey}")
+def _output(world: World, path: str) -> Answer:
+    answer = world.api.get(world.fill(path))
+    assert (answer.status, answer.content) == (200, BLOB)
+    assert answer.headers["etag"] == f'"{DIGEST}"'
+    return answer
+
+
+@case("PUT", "/v1/projects/{projectKey}")
+def _put_project(world: World, path: str) -> Answer:
+    return world.api.put(f"/v1/projects/{name('made')}", {"name": "Made"})
+
+
+@case("PATCH", "/v1/projects/{projectKey}")
+def _patch_project(world: World, path: str) -> Answer:
+    key = world.api.project()
+    answer = world.api.patch(f"/v1/projects/{key}", {"name": "Renamed", "metadata": {"a": 1}})
+    assert (answer.ok(200)["name"], answer.json["metadata"]) == ("Renamed", {"a": 1})
+    return answer
+
+
+@case("POST", "/v1/projects/{projectKey}/archive")
+def _archive(world: World, path: str) -> Answer:
+    answer = world.api.post(f"/v1/projects/{world.api.project()}/archive")
+    assert answer.ok(200)["status"] == "archived"
+    return answer
+
+
+@case("PUT", "/v1/runs/{run}")
+def _put_run(world: World, path: str) -> Answer:
+    body = {"name": "r", "projectKey": world.names["projectKey"]}
+    answer = world.api.put(f"/v1/runs/{name('run')}", body)
+    assert answer.ok(201)["state"] == "CREATED"
+    return answer
+
+
+@case("POST", "/v1/runs/{run}/graph")
+def _post_graph(world: World, path: str) -> Answer:
+    answer = world.api.post(f"/v1/runs/{name('run')}/graph", _graph(world))
+    assert answer.ok(201)["tasks"][0]["status"] == "QUEUED"
+    return answer
+
+
+@case("PUT", "/v1/runs/{run}/tasks/{taskKey}")
+def _save(world: World, path: str) -> Answer:
+    run = world.api.run()["runKey"]
+    answer = world.api.put(f"/v1/runs/{run}/tasks/saved", task("saved"))
+    assert answer.ok(201)["status"] == "SAVED"
+    return answer
+
+
+@case("POST", "/v1/runs/{run}/tasks/admit")
+def _admit(world: World, path: str) -> Answer:
+    run = world.api.run()["runKey"]
+    world.api.put(f"/v1/runs/{run}/tasks/saved", task("saved")).ok(201)
+    answer = world.api.post(f"/v1/runs/{run}/tasks/admit", {"taskKeys": ["saved"]})
+    assert [t["status"] for t in answer.ok(200)["tasks"]] == ["QUEUED"]
+    return answer
+
+
+@case("POST", "/v1/runs/{run}/close")
+def _close(world: World, path: str) -> Answer:
+    answer = world.api.post(f"/v1/runs/{world.api.run()['runKey']}/close", {"reason": "done"})
+    assert answer.ok(200)["closed"] is True
+    return answer
+
+
+@case("POST", "/v1/runs/{run}/cancel")
+def _cancel_run(world: World, path: str) -> Answer:
+    made = world.api.graph(task("only"))
+    answer = world.api.post(f"/v1/runs/{made['run']['runKey']}/cancel", {"reason": "enough"})
+    assert answer.ok(202)["state"] == "CANCELLED"
+    return answer
+
+
+@case("POST", "/v1/runs/{run}/retry")
+def _retry_run(world: World, path: str) -> Answer:
+    run = _cancelled(world)["runId"]
+    answer = world.api.post(f"/v1/runs/{run}/retry")
+    assert answer.ok(200)["state"] == "QUEUED"
+    return answer
+
+
+@case("DELETE", "/v1/runs/{run}")
+def _delete(world: World, path: str) -> Answer:
+    run = _cancelled(world)["runId"]
+    answer = world.api.delete(f"/v1/runs/{run}")
+    assert answer.ok(200) == {"status": "deleted", "runId": run}
+    world.api.get(f"/v1/runs/{run}").refused("not_found")
+    return answer
+
+
+@case("POST", "/v1/tasks/{taskId}/cancel")
+def _cancel(world: World, path: str) -> Answer:
+    made = world.api.graph(task("only"))
+    answer = world.api.post(f"/v1/tasks/{made['tasks'][0]['taskId']}/cancel", {"reason": "no"})
+    assert answer.ok(202)["status"] == "CANCELLED"
+    return answer
+
+
+@case("POST", "/v1/tasks/{taskId}/retry")
+def _retry(world: World, path: str) -> Answer:
+    answer = world.api.post(f"/v1/tasks/{_cancelled(world)['taskId']}/retry")
+    assert answer.ok(200)["status"] == "QUEUED"
+    return answer
+
+
+@case("GET", "/v1/events")
+def _events(world: World, path: str) -> Answer:
+    from api.following import following
+
+    with following(world.api, runId=world.names["run"]) as stream:
+        assert stream.media_type.startswith("text/event-stream")
+        assert stream.next().event == "run.created"
+    return world.api.get("/livez")
+
+
+@case("POST", "/v1/hosts/setup")
+def _setup(world: World, path: str) -> Answer:
+    answer = world.api.post("/v1/hosts/setup", {"hostName": "mine", "metadata": {"rack": 3}})
+    made = answer.ok(201)
+    assert (made["host"]["name"], made["host"]["status"]) == ("mine", "created")
+    assert made["rawCredential"].startswith(made["credential"]["tokenPrefix"])
+    assert "rawCredential" not in world.api.get(f"/v1/hosts/{made['host']['hostId']}").ok()
+    return answer
+
+
+@case("POST", "/v1/sandboxes")
+def _register(world: World, path: str) -> Answer:
+    answer = world.api.post("/v1/sandboxes", {"name": "by hand"})
+    assert answer.ok(201)["sandbox"]["liveness"] == "offline"
+    return answer
+
+
+@case("GET", "/v1/sandboxes/{sandboxId}/assignments/{assignmentId}")
+def _assignment(world: World, path: str) -> Answer:
+    answer = world.sandbox_api.get(world.fill(path))
+    offered = answer.ok(200)
+    assert (offered["taskKey"], offered["definition"]["title"]) == ("second", "second")
+    assert offered["inputs"][0]["output"]["digest"] == DIGEST
+    return answer
+
+
+@case("PUT", "/v1/sandboxes/{sandboxId}/blobs/{digest}")
+def _put_blob(world: World, path: str) -> Answer:
+    answer = world.sandbox_api.call("PUT", world.fill(path), content=BLOB)
+    assert answer.ok(201) == {"digest": DIGEST, "sizeBytes": len(BLOB)}
+    return answer
+
+
+@case("GET", "/v1/sandboxes/{sandboxId}/blobs/{digest}")
+def _get_blob(world: World, path: str) -> Answer:
+    answer = world.sandbox_api.get(world.fill(path))
+    assert (answer.status, answer.content) == (200, BLOB)
+    return answer
+
+
+def _cancelled(world: World) -> dict[str, str]:
+    """A cancelled run and its one task."""
+    made = world.api.graph(task("only"))
+    world.api.post(f"/v1/runs/{made['run']['runId']}/cancel").ok(202)
+    return {"runId": made["run"]["runId"], "taskId": made["tasks"][0]["taskId"]}
