@@ -18,8 +18,8 @@ check: ## Format, lint, types, layers, migrations (under 30 s)
 	@tools/setup.sh dev
 	@.venv/bin/ruff check .
 	@.venv/bin/basedpyright --level error
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports --no-cache --verbose >/dev/null || PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports
-	@.venv/bin/squawk --pg-version 15.0 src/flakes/store/migrations/*.sql
+	@.venv/bin/lint-imports --no-cache
+	@.venv/bin/squawk src/flakes/store/migrations/*.sql
 
 bench: ## Measure: make bench [BENCH=throughput] [N=10000]
 	@tools/setup.sh dev

@@ -124,7 +124,7 @@ def test_the_document_has_the_route(key: str) -> None:
     assert operation is not None
     assert operation["summary"] == endpoint.summary
     assert bool(operation["security"]) == (endpoint.family is not None)
-    assert ("requestBody" in operation) == (endpoint.body is not None or endpoint.method == "PUT")
+    assert ("requestBody" in operation) == (endpoint.body is not None)
 
 
 def _picture(world: World) -> list[object]:

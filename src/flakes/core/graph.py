@@ -5,7 +5,7 @@ Edges point from a task to what it depends on. All functions are pure and linear
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,10 +29,10 @@ def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:
             continue
         path: list[str] = []
         on_path: dict[str, int] = {}
-        stack: list[tuple[str, Iterable[str] | None]] = [(root, None)]
-        iterators = {}
+        stack = [root]
+        iterators: dict[str, Iterator[str]] = {}
         while stack:
-            node, _ = stack[-1]
+            node = stack[-1]
             if node not in on_path:
                 on_path[node] = len(path)
                 path.append(node)
@@ -41,7 +41,7 @@ def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:
                 if child in on_path:
                     return [*path[on_path[child] :], child]
                 if child in edges and child not in done:
-                    stack.append((child, None))
+                    stack.append(child)
                     break
             else:
                 stack.pop()

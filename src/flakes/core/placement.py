@@ -243,9 +243,7 @@ def _pool_fits(ready: ReadyClass, pool: Pool) -> bool:
     )
 
 
-def _launches(
-    snapshot: Snapshot, placed: dict[int, int]
-) -> tuple[list[Launch], dict[str, int]]:
+def _launches(snapshot: Snapshot, placed: dict[int, int]) -> tuple[list[Launch], dict[str, int]]:
     """ceil(demand / concurrency) instances per pool, less those on their way, within its maximum."""
     demand: defaultdict[str, int] = defaultdict(int)
     in_flight = {pool.pool_id: pool.instances_launching for pool in snapshot.pools}
@@ -306,8 +304,14 @@ def _why(
 
 def _absent(ready: ReadyClass, snapshot: Snapshot) -> Unplaced:
     """What is missing when neither a sandbox nor a pool of the owner fits."""
-    offers = [(frozenset({p.adapter}), p.capabilities) for p in snapshot.pools if p.owner_id == ready.owner_id]
-    offers += [(s.adapters, s.capabilities) for s in snapshot.sandboxes if s.owner_id == ready.owner_id]
+    offers = [
+        (frozenset({p.adapter}), p.capabilities)
+        for p in snapshot.pools
+        if p.owner_id == ready.owner_id
+    ]
+    offers += [
+        (s.adapters, s.capabilities) for s in snapshot.sandboxes if s.owner_id == ready.owner_id
+    ]
     if not offers:
         return Unplaced(ready.class_id, "no_host_online", {"pools": 0})
     same_adapter = [capabilities for adapters, capabilities in offers if ready.adapter in adapters]

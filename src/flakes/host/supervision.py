@@ -122,6 +122,9 @@ class Supervisor:
                 try:
                     await self._launch()
                 except LaunchError as error:
+                    if not self._spec.directory.is_dir():
+                        # What no attempt can bring back: the control plane gets to know it now.
+                        return "its directory was removed"
                     self._last_death = str(error)
                     if not await self._may_restart():
                         return await self._given_up()

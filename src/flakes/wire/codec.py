@@ -25,7 +25,7 @@ class Body(
     """Base of request bodies: like `Frozen`, but an unknown field is refused by name."""
 
 
-class Issue(Frozen, kw_only=True):
+class Issue(Frozen, frozen=True, kw_only=True):
     """One thing wrong with a body: a path such as ``tasks[2].title`` and a sentence."""
 
     path: str
@@ -79,16 +79,17 @@ def issue_from(error: msgspec.ValidationError, kind: Any) -> Issue:
     return Issue(path=path, message=message)
 
 
-def _field_names(kind: Any, seen: frozenset[Any] = frozenset()) -> list[str]:
+def _field_names(kind: Any, seen: frozenset[object] = frozenset()) -> list[str]:
     """Every field name of a struct and the structs inside it (for suggestions only)."""
     if kind in seen:
         return []
     names: list[str] = []
+    arguments: tuple[Any, ...] = getattr(kind, "__args__", ())
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         for field in msgspec.structs.fields(kind):
             names.append(field.encode_name)
             names += _field_names(field.type, seen | {kind})
         return names
-    for argument in getattr(kind, "__args__", ()):
+    for argument in arguments:
         names += _field_names(argument, seen)
     return names

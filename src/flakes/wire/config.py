@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 from msgspec import Meta, field
 
 from flakes.core import limits
-from flakes.wire.codec import BodyError, Body, convert
+from flakes.wire.codec import Body, BodyError, convert
 from flakes.wire.errors import ApiError
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -24,7 +24,7 @@ INHERITED_ENV = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "SHEL
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
-class Listen(Body, kw_only=True):
+class Listen(Body, frozen=True, kw_only=True):
     """Where the server listens. Port 0 takes a free one and prints it."""
 
     host: str = "127.0.0.1"
@@ -33,7 +33,7 @@ class Listen(Body, kw_only=True):
     """How clients reach it when that is not `http://host:port`."""
 
 
-class Database(Body, kw_only=True):
+class Database(Body, frozen=True, kw_only=True):
     """`url` points to a PostgreSQL 15 or newer; without it the embedded one lives in `data_dir`."""
 
     url: str | None = None
@@ -41,20 +41,20 @@ class Database(Body, kw_only=True):
     pool_size: Annotated[int, Meta(ge=2, le=100)] = 12
 
 
-class Blobs(Body, kw_only=True):
+class Blobs(Body, frozen=True, kw_only=True):
     """A local directory or an s3://, gs:// or az:// URL."""
 
     url: str | None = None
     directory: str | None = None
 
 
-class Auth(Body, kw_only=True):
+class Auth(Body, frozen=True, kw_only=True):
     """`localCredentialFile`: keep one owner account and write its token there (a local session)."""
 
     local_credential_file: str | None = None
 
 
-class Leases(Body, kw_only=True):
+class Leases(Body, frozen=True, kw_only=True):
     """When silence means trouble."""
 
     heartbeat_s: Positive = 15.0
@@ -64,7 +64,7 @@ class Leases(Body, kw_only=True):
     """An offer that nobody accepted is withdrawn after this."""
 
 
-class Capacity(Body, kw_only=True):
+class Capacity(Body, frozen=True, kw_only=True):
     """When sandboxes come and go."""
 
     idle_retire_s: Positive = 300.0
@@ -72,7 +72,7 @@ class Capacity(Body, kw_only=True):
     launch_backoff_s: Positive = 10.0
 
 
-class ServerConfig(Body, kw_only=True):
+class ServerConfig(Body, frozen=True, kw_only=True):
     """`flakes server --config server.toml`."""
 
     listen: Listen = Listen()
@@ -85,7 +85,7 @@ class ServerConfig(Body, kw_only=True):
     """`text` or `json`."""
 
 
-class SandboxConfig(Body, kw_only=True):
+class SandboxConfig(Body, frozen=True, kw_only=True):
     """`flakes sandbox --config sandbox.toml`."""
 
     control_plane_url: str
@@ -104,7 +104,7 @@ class SandboxConfig(Body, kw_only=True):
     log_format: str = "text"
 
 
-class PoolConfig(Body, kw_only=True):
+class PoolConfig(Body, frozen=True, kw_only=True):
     """One pool of a host. Only the sanitized part is advertised."""
 
     pool_key: str
@@ -117,7 +117,7 @@ class PoolConfig(Body, kw_only=True):
     env: dict[str, str] = {}
 
 
-class HostConfig(Body, kw_only=True):
+class HostConfig(Body, frozen=True, kw_only=True):
     """`flakes host run --config host.toml`."""
 
     control_plane_url: str

@@ -7,7 +7,7 @@ raised again as the same `ApiError` in clients. A test keeps `docs/reference/err
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 EXIT_DONE: Final = 0
 EXIT_INTERNAL: Final = 1
@@ -106,9 +106,11 @@ class ApiError(Exception):
 
 def from_body(status: int, body: object) -> ApiError:
     """The `ApiError` that a server answered with; a foreign body becomes `protocol_error`."""
-    if isinstance(body, dict) and body.get("error") in CODES:
-        details = {k: v for k, v in body.items() if k not in ("error", "message", "fix")}
-        return ApiError(body["error"], body.get("message", ""), body.get("fix", ""), **details)
+    if isinstance(body, dict):
+        details = cast("dict[str, Any]", body).copy()
+        code, message, fix = (str(details.pop(name, "")) for name in ("error", "message", "fix"))
+        if code in CODES:
+            return ApiError(code, message, fix, **details)
     return ApiError(
         "protocol_error",
         f"the server answered {status} with a body that is not one of its errors",

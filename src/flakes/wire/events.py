@@ -37,7 +37,7 @@ TYPES: Final[dict[str, str]] = {
 }
 
 
-class Event(Frozen, kw_only=True, omit_defaults=True):
+class Event(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """One entry. `cursor` is opaque; readers resume after it."""
 
     cursor: str
@@ -49,7 +49,7 @@ class Event(Frozen, kw_only=True, omit_defaults=True):
     data: dict[str, Any] = {}
 
 
-class Events(Frozen, kw_only=True):
+class Events(Frozen, frozen=True, kw_only=True):
     """A page of events (activity), oldest first."""
 
     events: list[Event]

@@ -14,7 +14,7 @@ from flakes.wire.codec import Frozen
 PROTOCOL: Final = 1
 
 
-class PoolAdvertisement(Frozen, kw_only=True, omit_defaults=True):
+class PoolAdvertisement(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """The sanitized public face of a pool; nothing local (paths, env, images, mounts) is in it."""
 
     pool_key: str
@@ -26,7 +26,7 @@ class PoolAdvertisement(Frozen, kw_only=True, omit_defaults=True):
     resource_bounds: dict[str, Any] = {}
 
 
-class InstanceReport(Frozen, kw_only=True, omit_defaults=True):
+class InstanceReport(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """An instance the host knows of."""
 
     instance_id: str
@@ -36,7 +36,7 @@ class InstanceReport(Frozen, kw_only=True, omit_defaults=True):
     reason: str = ""
 
 
-class Hello(Frozen, kw_only=True, tag_field="type", tag="hello"):
+class Hello(Frozen, frozen=True, kw_only=True, tag_field="type", tag="hello"):
     """First frame; `boot` changes with every start of the host process."""
 
     protocol: int
@@ -49,7 +49,7 @@ class Hello(Frozen, kw_only=True, tag_field="type", tag="hello"):
     instances: list[InstanceReport]
 
 
-class LeaseResult(Frozen, kw_only=True, tag_field="type", tag="lease_result", omit_defaults=True):
+class LeaseResult(Frozen, frozen=True, kw_only=True, tag_field="type", tag="lease_result", omit_defaults=True):
     """How a lease went. A failed launch says why."""
 
     lease_id: str
@@ -57,21 +57,21 @@ class LeaseResult(Frozen, kw_only=True, tag_field="type", tag="lease_result", om
     reason: str = ""
 
 
-class InstanceExited(Frozen, kw_only=True, tag_field="type", tag="instance_exited", omit_defaults=True):
+class InstanceExited(Frozen, frozen=True, kw_only=True, tag_field="type", tag="instance_exited", omit_defaults=True):
     """The instance is gone and nothing of it is left: its work may start elsewhere at once."""
 
     instance_id: str
     reason: str = ""
 
 
-class Heartbeat(Frozen, kw_only=True, tag_field="type", tag="heartbeat"):
+class Heartbeat(Frozen, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
     instances: int
 
 
 Upstream = Hello | LeaseResult | InstanceExited | Heartbeat
 
 
-class Welcome(Frozen, kw_only=True, tag_field="type", tag="welcome"):
+class Welcome(Frozen, frozen=True, kw_only=True, tag_field="type", tag="welcome"):
     """`pools` maps pool keys to pool ids."""
 
     protocol: int
@@ -80,7 +80,7 @@ class Welcome(Frozen, kw_only=True, tag_field="type", tag="welcome"):
     pools: dict[str, str]
 
 
-class Launch(Frozen, kw_only=True, tag_field="type", tag="launch"):
+class Launch(Frozen, frozen=True, kw_only=True, tag_field="type", tag="launch"):
     """Start a sandbox daemon. The token works for this sandbox only."""
 
     lease_id: str
@@ -90,7 +90,7 @@ class Launch(Frozen, kw_only=True, tag_field="type", tag="launch"):
     sandbox_token: str
 
 
-class Stop(Frozen, kw_only=True, tag_field="type", tag="stop"):
+class Stop(Frozen, frozen=True, kw_only=True, tag_field="type", tag="stop"):
     """End an instance and remove what is left of it. `drain` lets running work finish first."""
 
     lease_id: str

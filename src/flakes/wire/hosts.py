@@ -11,7 +11,7 @@ from flakes.core import limits
 from flakes.wire.codec import Body, Frozen
 
 
-class HostSetup(Body, kw_only=True):
+class HostSetup(Body, frozen=True, kw_only=True):
     """Body of `POST /v1/hosts/setup`. `autoBind` lets the host serve every project of its owner."""
 
     host_name: Annotated[str, Meta(min_length=1, max_length=limits.NAME_LENGTH_MAX)] = "Flakes host"
@@ -19,7 +19,7 @@ class HostSetup(Body, kw_only=True):
     auto_bind: bool = False
 
 
-class Host(Frozen, kw_only=True, omit_defaults=True):
+class Host(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     host_id: str
     name: str
     status: str
@@ -34,7 +34,7 @@ class Host(Frozen, kw_only=True, omit_defaults=True):
     updated_at: datetime
 
 
-class Credential(Frozen, kw_only=True, omit_defaults=True):
+class Credential(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """A credential without its secret."""
 
     credential_id: str
@@ -44,7 +44,7 @@ class Credential(Frozen, kw_only=True, omit_defaults=True):
     expires_at: datetime | None = None
 
 
-class HostSetupAnswer(Frozen, kw_only=True):
+class HostSetupAnswer(Frozen, frozen=True, kw_only=True):
     """`rawCredential` is shown this once."""
 
     host: Host
@@ -52,12 +52,12 @@ class HostSetupAnswer(Frozen, kw_only=True):
     raw_credential: str
 
 
-class Hosts(Frozen, kw_only=True):
+class Hosts(Frozen, frozen=True, kw_only=True):
     hosts: list[Host]
     next_cursor: str | None = None
 
 
-class HostPool(Frozen, kw_only=True, omit_defaults=True):
+class HostPool(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     pool_id: str
     host_id: str
     pool_key: str
@@ -70,18 +70,18 @@ class HostPool(Frozen, kw_only=True, omit_defaults=True):
     launch_failure: str | None = None
 
 
-class HostPools(Frozen, kw_only=True):
+class HostPools(Frozen, frozen=True, kw_only=True):
     host_pools: list[HostPool]
     next_cursor: str | None = None
 
 
-class SandboxPost(Body, kw_only=True):
+class SandboxPost(Body, frozen=True, kw_only=True):
     """Body of `POST /v1/sandboxes`: a sandbox that somebody runs by hand with `flakes sandbox`."""
 
     name: Annotated[str, Meta(min_length=1, max_length=limits.NAME_LENGTH_MAX)]
 
 
-class Sandbox(Frozen, kw_only=True, omit_defaults=True):
+class Sandbox(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """A fleet entry: lifecycle in `status`, the link in `liveness`."""
 
     sandbox_id: str
@@ -102,12 +102,12 @@ class Sandbox(Frozen, kw_only=True, omit_defaults=True):
     updated_at: datetime
 
 
-class Sandboxes(Frozen, kw_only=True):
+class Sandboxes(Frozen, frozen=True, kw_only=True):
     sandboxes: list[Sandbox]
     next_cursor: str | None = None
 
 
-class SandboxPostAnswer(Frozen, kw_only=True):
+class SandboxPostAnswer(Frozen, frozen=True, kw_only=True):
     """`rawCredential` is shown this once."""
 
     sandbox: Sandbox

@@ -8,7 +8,7 @@ from typing import Any
 from flakes.wire.codec import Body, Frozen
 
 
-class ProjectPut(Body, kw_only=True):
+class ProjectPut(Body, frozen=True, kw_only=True):
     """Body of `PUT /v1/projects/:projectKey`."""
 
     name: str
@@ -17,14 +17,14 @@ class ProjectPut(Body, kw_only=True):
     metadata: dict[str, Any] = {}
 
 
-class ProjectPatch(Body, kw_only=True):
+class ProjectPatch(Body, frozen=True, kw_only=True):
     """Body of `PATCH /v1/projects/:projectKey`; what is absent stays."""
 
     name: str | None = None
     metadata: dict[str, Any] | None = None
 
 
-class Project(Frozen, kw_only=True):
+class Project(Frozen, frozen=True, kw_only=True):
     """A project as every route answers it."""
 
     project_id: str
@@ -38,7 +38,7 @@ class Project(Frozen, kw_only=True):
     archived_at: datetime | None = None
 
 
-class Projects(Frozen, kw_only=True):
+class Projects(Frozen, frozen=True, kw_only=True):
     """A page of projects."""
 
     projects: list[Project]

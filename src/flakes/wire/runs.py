@@ -14,7 +14,7 @@ from flakes.wire.tasks import Task, TaskBudget, TaskDefinition
 Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_LENGTH_MAX)]
 
 
-class RunPut(Body, kw_only=True):
+class RunPut(Body, frozen=True, kw_only=True):
     """Body of `PUT /v1/runs/:runKey`; exactly one of `projectKey` and `projectId`."""
 
     name: Name
@@ -25,7 +25,7 @@ class RunPut(Body, kw_only=True):
     budget: TaskBudget | None = None
 
 
-class GraphPost(Body, kw_only=True):
+class GraphPost(Body, frozen=True, kw_only=True):
     """Body of `POST /v1/runs/:runKey/graph`: run, tasks and admission in one transaction."""
 
     name: Name
@@ -40,7 +40,7 @@ class GraphPost(Body, kw_only=True):
     close: bool = False
 
 
-class Run(Frozen, kw_only=True, omit_defaults=True):
+class Run(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """A run. `state` is derived from its tasks; an open run shows what it would be."""
 
     run_id: str
@@ -59,14 +59,14 @@ class Run(Frozen, kw_only=True, omit_defaults=True):
     completed_at: datetime | None = None
 
 
-class Runs(Frozen, kw_only=True):
+class Runs(Frozen, frozen=True, kw_only=True):
     """A page of runs, newest first."""
 
     runs: list[Run]
     next_cursor: str | None = None
 
 
-class RunWithTasks(Frozen, kw_only=True):
+class RunWithTasks(Frozen, frozen=True, kw_only=True):
     """Answer of admit and graph."""
 
     run: Run

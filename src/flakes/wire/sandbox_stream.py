@@ -26,7 +26,7 @@ from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError
 PROTOCOL: Final = 1
 
 
-class InventoryItem(Frozen, kw_only=True):
+class InventoryItem(Frozen, frozen=True, kw_only=True):
     """An assignment the daemon still holds: `pending` (accept not acknowledged), `running`, or `ended`
     (its result is in the journal and will be sent again)."""
 
@@ -34,7 +34,7 @@ class InventoryItem(Frozen, kw_only=True):
     state: Literal["pending", "running", "ended"]
 
 
-class Hello(Frozen, kw_only=True, tag_field="type", tag="hello"):
+class Hello(Frozen, frozen=True, kw_only=True, tag_field="type", tag="hello"):
     """First frame of a connection. `boot` changes with every start of the daemon."""
 
     protocol: int
@@ -47,18 +47,18 @@ class Hello(Frozen, kw_only=True, tag_field="type", tag="hello"):
     assignments: list[InventoryItem]
 
 
-class Accepted(Frozen, kw_only=True, tag_field="type", tag="accepted"):
+class Accepted(Frozen, frozen=True, kw_only=True, tag_field="type", tag="accepted"):
     assignment_id: str
 
 
-class Declined(Frozen, kw_only=True, tag_field="type", tag="declined"):
+class Declined(Frozen, frozen=True, kw_only=True, tag_field="type", tag="declined"):
     """The daemon cannot take it (draining, full, unknown adapter); nothing was started."""
 
     assignment_id: str
     reason: str
 
 
-class LogLine(Frozen, kw_only=True):
+class LogLine(Frozen, frozen=True, kw_only=True):
     """`at_ms`: Unix milliseconds on the sandbox's clock."""
 
     channel: Literal["stdout", "stderr", "system"]
@@ -66,7 +66,7 @@ class LogLine(Frozen, kw_only=True):
     text: str
 
 
-class LogLines(Frozen, kw_only=True, tag_field="type", tag="log"):
+class LogLines(Frozen, frozen=True, kw_only=True, tag_field="type", tag="log"):
     """Consecutive lines of one assignment, numbered from `first_line` (from 0)."""
 
     assignment_id: str
@@ -74,7 +74,7 @@ class LogLines(Frozen, kw_only=True, tag_field="type", tag="log"):
     lines: list[LogLine]
 
 
-class Result(Frozen, kw_only=True, tag_field="type", tag="result", omit_defaults=True):
+class Result(Frozen, frozen=True, kw_only=True, tag_field="type", tag="result", omit_defaults=True):
     """The end of an assignment. Sent only when no process of it is left (F12, F24)."""
 
     assignment_id: str
@@ -91,14 +91,14 @@ class Result(Frozen, kw_only=True, tag_field="type", tag="result", omit_defaults
 Message = Accepted | Declined | LogLines | Result
 
 
-class Batch(Frozen, kw_only=True, tag_field="type", tag="batch"):
+class Batch(Frozen, frozen=True, kw_only=True, tag_field="type", tag="batch"):
     """Reliable messages `first_seq`, `first_seq + 1`, ..."""
 
     first_seq: int
     messages: list[Message]
 
 
-class Heartbeat(Frozen, kw_only=True, tag_field="type", tag="heartbeat"):
+class Heartbeat(Frozen, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
     """One heartbeat renews everything the sandbox holds."""
 
     running: int
@@ -107,7 +107,7 @@ class Heartbeat(Frozen, kw_only=True, tag_field="type", tag="heartbeat"):
 Upstream = Hello | Batch | Heartbeat
 
 
-class Welcome(Frozen, kw_only=True, tag_field="type", tag="welcome"):
+class Welcome(Frozen, frozen=True, kw_only=True, tag_field="type", tag="welcome"):
     """`drop` lists inventory that is no longer the daemon's: kill it and forget it."""
 
     protocol: int
@@ -117,7 +117,7 @@ class Welcome(Frozen, kw_only=True, tag_field="type", tag="welcome"):
     drop: list[str]
 
 
-class Ack(Frozen, kw_only=True, tag_field="type", tag="ack"):
+class Ack(Frozen, frozen=True, kw_only=True, tag_field="type", tag="ack"):
     """Everything up to and including `seq` is applied and durable, except for `stale` assignments, whose
     messages were refused: kill them and forget them (F03, F30)."""
 
@@ -125,7 +125,7 @@ class Ack(Frozen, kw_only=True, tag_field="type", tag="ack"):
     stale: list[str] = []
 
 
-class InputOutput(Frozen, kw_only=True):
+class InputOutput(Frozen, frozen=True, kw_only=True):
     """An output of a dependency, as an input of this task."""
 
     task_key: str
@@ -133,7 +133,7 @@ class InputOutput(Frozen, kw_only=True):
     output: Output
 
 
-class Assignment(Frozen, kw_only=True, omit_defaults=True):
+class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """One piece of work. `definition` None: fetch
     `GET /v1/sandboxes/:sandboxId/assignments/:assignmentId`."""
 
@@ -149,18 +149,18 @@ class Assignment(Frozen, kw_only=True, omit_defaults=True):
     run_metadata: dict[str, Any] = {}
 
 
-class Assign(Frozen, kw_only=True, tag_field="type", tag="assign"):
+class Assign(Frozen, frozen=True, kw_only=True, tag_field="type", tag="assign"):
     assignments: list[Assignment]
 
 
-class Cancel(Frozen, kw_only=True, tag_field="type", tag="cancel"):
+class Cancel(Frozen, frozen=True, kw_only=True, tag_field="type", tag="cancel"):
     """Stop these, confirm that nothing of them is left, then send their results."""
 
     assignment_ids: list[str]
     reason: str
 
 
-class Drain(Frozen, kw_only=True, tag_field="type", tag="drain"):
+class Drain(Frozen, frozen=True, kw_only=True, tag_field="type", tag="drain"):
     """Take nothing new; exit when idle."""
 
     reason: str

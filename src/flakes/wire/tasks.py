@@ -14,7 +14,7 @@ from flakes.wire.codec import Body, Frozen
 Count = Annotated[int, Meta(ge=0)]
 
 
-class RetryPolicy(Body, kw_only=True):
+class RetryPolicy(Body, frozen=True, kw_only=True):
     """How often the work itself is tried. Losses of infrastructure are retried apart from this."""
 
     max_attempts: Annotated[int, Meta(ge=1, le=limits.ATTEMPTS_MAX)] = 1
@@ -22,7 +22,7 @@ class RetryPolicy(Body, kw_only=True):
     max_backoff_s: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
 
 
-class OutputDeclaration(Body, kw_only=True):
+class OutputDeclaration(Body, frozen=True, kw_only=True):
     """What a task promises to leave behind under a key."""
 
     kind: Literal["text", "json", "workspace"] = "text"
@@ -35,7 +35,7 @@ class OutputDeclaration(Body, kw_only=True):
     )
 
 
-class TaskBudget(Body, kw_only=True):
+class TaskBudget(Body, frozen=True, kw_only=True):
     """Upper bounds; absent means unlimited."""
 
     children: Count | None = None
@@ -44,7 +44,7 @@ class TaskBudget(Body, kw_only=True):
     wall_ms: Count | None = None
 
 
-class TaskDefinition(Body, kw_only=True, omit_defaults=True):
+class TaskDefinition(Body, frozen=True, kw_only=True, omit_defaults=True):
     """The user's intent. Everything here is immutable once the task is admitted."""
 
     title: Annotated[str, Meta(min_length=1, max_length=limits.TITLE_LENGTH_MAX)]
@@ -81,14 +81,14 @@ class TaskDefinition(Body, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
 
 
-class Blob(Frozen, kw_only=True):
+class Blob(Frozen, frozen=True, kw_only=True):
     """Bytes in the content-addressed store."""
 
     digest: str
     size_bytes: int
 
 
-class Output(Frozen, kw_only=True, omit_defaults=True):
+class Output(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """One collected output: inline when small, else a reference."""
 
     kind: Literal["text", "json", "workspace"]
@@ -98,7 +98,7 @@ class Output(Frozen, kw_only=True, omit_defaults=True):
     """The content when it is at most 8 KiB (JSON outputs as their text)."""
 
 
-class Evidence(Frozen, kw_only=True, omit_defaults=True):
+class Evidence(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """What a `verify` command showed."""
 
     command: str
@@ -108,7 +108,7 @@ class Evidence(Frozen, kw_only=True, omit_defaults=True):
     duration_ms: int = 0
 
 
-class TaskError(Frozen, kw_only=True, omit_defaults=True):
+class TaskError(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """Why a task or an attempt did not succeed."""
 
     code: str
@@ -117,7 +117,7 @@ class TaskError(Frozen, kw_only=True, omit_defaults=True):
     details: dict[str, Any] | None = None
 
 
-class TaskResult(Frozen, kw_only=True, omit_defaults=True):
+class TaskResult(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """What a task left behind; of the attempt that decided it."""
 
     task_id: str
@@ -137,7 +137,7 @@ class TaskResult(Frozen, kw_only=True, omit_defaults=True):
     finished_at: datetime | None = None
 
 
-class Attempt(Frozen, kw_only=True, omit_defaults=True):
+class Attempt(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """One assignment of a task; all of them stay readable."""
 
     assignment_id: str
@@ -150,7 +150,7 @@ class Attempt(Frozen, kw_only=True, omit_defaults=True):
     reason: str | None = None
 
 
-class Explanation(Frozen, kw_only=True):
+class Explanation(Frozen, frozen=True, kw_only=True):
     """Why a task is not running, from stored facts."""
 
     code: str
@@ -159,7 +159,7 @@ class Explanation(Frozen, kw_only=True):
     next_action: str
 
 
-class Task(Frozen, kw_only=True, omit_defaults=True):
+class Task(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """A task in lists: no payloads, whatever their size (F27)."""
 
     task_id: str
@@ -184,7 +184,7 @@ class Task(Frozen, kw_only=True, omit_defaults=True):
     error: TaskError | None = None
 
 
-class TaskDetail(Task, kw_only=True, omit_defaults=True):
+class TaskDetail(Task, frozen=True, kw_only=True, omit_defaults=True):
     """One task, read by itself: the definition and its attempts are there."""
 
     run_key: str
@@ -194,27 +194,27 @@ class TaskDetail(Task, kw_only=True, omit_defaults=True):
     explanation: Explanation | None = None
 
 
-class Tasks(Frozen, kw_only=True):
+class Tasks(Frozen, frozen=True, kw_only=True):
     """A page of tasks."""
 
     tasks: list[Task]
     next_cursor: str | None = None
 
 
-class Reason(Body, kw_only=True):
+class Reason(Body, frozen=True, kw_only=True):
     """Body of cancel and close: why, in the user's words."""
 
     reason: Annotated[str, Meta(max_length=2_000)] | None = None
 
 
-class Admit(Body, kw_only=True):
+class Admit(Body, frozen=True, kw_only=True):
     """Body of admit: exactly one of the two."""
 
     task_keys: list[str] | None = None
     all: bool = False
 
 
-class LogEntry(Frozen, kw_only=True):
+class LogEntry(Frozen, frozen=True, kw_only=True):
     """One line of a task's log; `cursor` resumes after it."""
 
     cursor: str
@@ -225,7 +225,7 @@ class LogEntry(Frozen, kw_only=True):
     assignment_id: str
 
 
-class Logs(Frozen, kw_only=True):
+class Logs(Frozen, frozen=True, kw_only=True):
     """A page of log lines, oldest first. `nextCursor` is there even at the end: pass it to follow."""
 
     logs: list[LogEntry]
