@@ -72,7 +72,7 @@ class Api:
     ) -> Answer:
         data = msgspec.json.encode(body) if body is not None else content
         with httpx2.Client(
-            base_url=self.url, headers=self.headers | (headers or {}), timeout=timeout_s
+            base_url=self.url, headers=self.headers | (headers or {}), timeout=timeout_s, verify=False,
         ) as http:
             response = http.request(method, path, content=data, params=query or None)
         answer = Answer(response.status_code, response.headers, response.content)

@@ -60,7 +60,7 @@ def test_a_typo_gets_a_suggestion_and_a_path(api: Api) -> None:
     refused = api.post("/v1/runs/typo/graph", body).refused("invalid_request")
     assert refused["issues"] == [
         {
-            "path": "tasks[...].dependson",
+            "path": "tasks[1].dependson",
             "message": "unknown field `dependson`; did you mean `dependsOn`?",
         }
     ]

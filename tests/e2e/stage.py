@@ -87,6 +87,8 @@ class Stage:
     """One session in a directory of its own. Nothing runs until `up`."""
 
     def __init__(self, parent: Path) -> None:
+        self.command = FLAKES
+        self.extra_env: dict[str, str] = {}
         self.data_dir = parent / "data"
         self.layout = Layout(self.data_dir, "default")
         self.home = parent / "home"
@@ -104,6 +106,7 @@ class Stage:
             "HOME": str(self.home),
             "XDG_CONFIG_HOME": str(self.home / "config"),
             "PATH": path,
+            **self.extra_env,
         }
 
     def start(self, *argv: str, **options: Any) -> subprocess.Popen[str]:
@@ -112,7 +115,7 @@ class Stage:
             "env": self.env, "cwd": self.scratch, "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True,
         }  # fmt: skip
-        return subprocess.Popen([*FLAKES, *argv], **(given | options))
+        return subprocess.Popen([*self.command, *argv], **(given | options))
 
     def flakes(self, *argv: str, timeout_s: float = 60.0, **options: Any) -> Ran:
         """The `flakes` command, run to its end."""

@@ -168,8 +168,8 @@ def test_inspect_explains_why_a_task_waits(session: Stage) -> None:
 
     until(explained, 20, "an explanation that names the capability")
     detail = session.flakes("inspect", "waits/after", "--explain", "--json").ok().json
-    assert detail["status"] == "BLOCKED"
-    assert "picky" in json.dumps(detail["explanation"])
+    assert detail["task"]["status"] == "BLOCKED"
+    assert "picky" in json.dumps(detail["task"]["explanation"])
     not_ready = session.flakes("tasks", "result", "waits/picky")
     assert not_ready.code == 2
     assert "no result yet" in not_ready.err

@@ -23,7 +23,9 @@ def counts(tasks: list[tuple[TaskStatus, bool]]) -> TaskCounts:
     )
 
 
-def of(*statuses: TaskStatus, optional: tuple[TaskStatus, ...] = (), cancelled: bool = False) -> RunState:
+def of(
+    *statuses: TaskStatus, optional: tuple[TaskStatus, ...] = (), cancelled: bool = False
+) -> RunState:
     tasks = [(s, False) for s in statuses] + [(s, True) for s in optional]
     return derive(counts(tasks), cancelled=cancelled)
 

@@ -36,10 +36,11 @@ async def show(client: Client, output: Output, run: Run) -> None:
         output.data(outcome.summary(run, tasks, present))
         return
     shown = 0
+    steps = outcome.steps(tasks)
     for task in good:
         result = results[task.task_key]
         if result is not None:
-            outcome.show_result(output, run, task, result)
+            outcome.show_result(output, run, task, result, brief=task.task_key in steps)
             shown += 1
     tails = await asyncio.gather(*(_tail(client, gate, task) for task in bad))
     for task, tail in zip(bad, tails, strict=True):

@@ -122,8 +122,12 @@ class Transport:
                 if response.status_code < 400:
                     return response
                 retried = repeatable and response.status_code in RETRIED_STATUSES
-                if not retried or not self._try_again(attempt, began_s):
-                    raise error_of(response.status_code, response.content)
+                refused = error_of(response.status_code, response.content)
+                # Only a person can make room on a full disk.
+                if not retried or refused.code == "storage_full":
+                    raise refused
+                if not self._try_again(attempt, began_s):
+                    raise refused
                 delay_s = retry_after_s(response.headers) or _delay_s(attempt)
             await asyncio.sleep(delay_s)
             await self.relocate()

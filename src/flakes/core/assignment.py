@@ -23,7 +23,10 @@ A = AssignmentState
 
 TRANSITIONS: Final[dict[AssignmentState, frozenset[AssignmentState]]] = {
     A.OFFERED: frozenset({A.ACCEPTED, A.DECLINED, A.CANCELLED, A.LOST}),
-    A.ACCEPTED: frozenset({A.YIELDED, A.SUCCEEDED, A.FAILED, A.CANCELLED, A.LOST}),
+    # A sandbox that lost its memory may decline what it had accepted before.
+    A.ACCEPTED: frozenset(
+        {A.YIELDED, A.SUCCEEDED, A.FAILED, A.CANCELLED, A.LOST, A.DECLINED}
+    ),
     A.YIELDED: frozenset(),
     A.SUCCEEDED: frozenset(),
     A.FAILED: frozenset(),

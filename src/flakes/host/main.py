@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO, cast
 
 import structlog
 import uvloop
@@ -26,6 +26,7 @@ from flakes.host.instances import Instances
 from flakes.host.providers import PROVIDERS
 from flakes.host.provisioning import Provisioning
 from flakes.host.uplink import Uplink, stream_url
+from flakes.log_stream import LogStream
 from flakes.wire import config as configuration
 from flakes.wire.config import HostConfig
 from flakes.wire.errors import ApiError
@@ -85,7 +86,7 @@ def configure_logs(log_format: str) -> None:
             *([structlog.processors.format_exc_info] if as_json else []),
             render,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, LogStream(sys.stderr))),
     )
 
 

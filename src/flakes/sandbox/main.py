@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 
 from flakes.agents.registry import DRIVERS
+from flakes.log_stream import LogStream
 from flakes.wire.config import SandboxConfig, credential
 from flakes.wire.errors import ApiError
 
@@ -148,6 +149,6 @@ def _configure_log(log_format: str) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, LogStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -130,6 +131,15 @@ class _Server(uvicorn.Server):
         ))  # fmt: skip
         self._plane = plane
         self._listener = listener
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn's own raises the signal again when serving is over, and that would end the process
+        before its database is stopped. These handlers stay until the loop is closed."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -113,6 +113,9 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
         except psycopg.DataError as error:  # a NUL, a number out of range: nothing was written
             log.warning("request.value_refused", path=request.url.path, error=str(error)[:200])
             return refusal(ApiError("invalid_request", "a value in the request cannot be stored", "leave out NUL characters and numbers out of range"))
+        except psycopg.errors.DiskFull as error:
+            log.warning("request.storage_full", path=request.url.path, error=str(error)[:200])
+            return refusal(ApiError("storage_full", "the disk of the server is full; nothing was changed", "free some space there, and try again"))
         except UNAVAILABLE as error:
             log.warning("request.database_unavailable", path=request.url.path, error=str(error)[:200])
             return refusal(ApiError("database_unavailable", "the database does not answer", "try again in a moment"))

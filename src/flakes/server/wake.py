@@ -15,9 +15,12 @@ class Wake:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.count = 0
+        """How often it was set so far."""
 
     def set(self) -> None:
         """Wake the loop, now or at its next wait."""
+        self.count += 1
         self._event.set()
 
     async def wait(self, timeout_s: float) -> bool:

@@ -273,7 +273,10 @@ class Supervisor:
                 _say(f"the {child.role} did not start: {error}")
             else:
                 _say(f"the {child.role} runs again")
-            self._write()
+            try:
+                self._write()
+            except OSError as error:
+                _say(f"the session's record cannot be written: {error}")
 
     async def _end(self) -> None:
         await self._host.stop()
@@ -342,4 +345,6 @@ def _ready_address(layout: Layout) -> str | None:
 
 def _say(sentence: str) -> None:
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    print(f"{stamp} supervisor: {sentence}", file=sys.stderr, flush=True)  # noqa: T201
+    # A full disk costs a line of the log, not the session.
+    with contextlib.suppress(OSError):
+        print(f"{stamp} supervisor: {sentence}", file=sys.stderr, flush=True)  # noqa: T201

@@ -6,9 +6,12 @@ confirms that nothing of it is left (F12), so the caller gets the assignments to
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from flakes.core.task import TERMINAL, TaskStatus
+from flakes.core.graph import BlockedTask, DependencyFailurePolicy, settle
+from flakes.core.task import TERMINAL, TaskEvent, TaskStatus
 from flakes.store import runs, settlement
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.ledger import Ledger
@@ -23,6 +26,12 @@ _TASKS = Query("""
     select task_id, status, optional from tasks
     where run_id = %(run_id)s and (%(task_ids)s::text[] is null or task_id = any(%(task_ids)s))
       and status = any(%(statuses)s)""")
+
+# What was cancelled before its admission has no edges and was never checked: there is nothing to retry.
+_RETRYABLE = Query("""
+    select task_id from tasks
+    where run_id = %(run_id)s and (%(task_ids)s::text[] is null or task_id = any(%(task_ids)s))
+      and status in ('FAILED', 'CANCELLED') and admitted_at is not null""")
 
 _UNREADY = Query("delete from ready_tasks where task_id = any(%(task_ids)s)")
 
@@ -54,7 +63,7 @@ _REOPEN_RUN = Query("""
     update runs set cancel_requested_at = null, cancel_reason = null where run_id = %(run_id)s""")
 
 _DEPENDENCIES = Query("""
-    select d.task_id, d.depends_on, s.status from task_dependencies d
+    select d.task_id, d.depends_on, s.status, s.task_key from task_dependencies d
     join tasks s on s.task_id = d.depends_on
     where d.task_id = any(%(task_ids)s)""")
 
@@ -84,11 +93,13 @@ _RESET = Query("""
     ), moved as (
         update tasks t
         set status = case when u.pending_count = 0 then 'QUEUED' else 'BLOCKED' end,
-            pending_count = u.pending_count, attempts_max = t.attempt + t.attempts_max,
-            attempt = t.attempt + 1, losses = 0, error = null, finished_at = null,
+            pending_count = u.pending_count, attempt = t.attempt + 1,
+            attempts_max = t.attempt + coalesce((p.definition #>> '{retry,maxAttempts}')::integer, 1),
+            losses = 0, error = null, finished_at = null,
             next_attempt_at = null, cancel_requested_at = null, cancel_reason = null,
             queued_at = case when u.pending_count = 0 then now() end
-        from u where t.task_id = u.task_id
+        from u join task_payloads p on p.task_id = u.task_id
+        where t.task_id = u.task_id
         returning t.task_id, t.class_id, t.run_id, t.priority, t.pending_count
     ), forgotten as (
         delete from task_results where task_id in (select task_id from moved)
@@ -171,13 +182,16 @@ async def _cancel(
 
 
 async def retry_task(conn: Connection, owner_id: str, task_id: str) -> Intervention:
-    """A new attempt of a failed or cancelled task; those that failed only because of it come back too."""
+    """A new attempt of a failed or cancelled task; those that failed only because of it come back too.
+
+    409 `task_not_retryable` for any other task, and for one that would fail again at once because of a
+    dependency that is not retried with it.
+    """
     run_id = await _run_of(conn, owner_id, task_id)
     ledger = await Ledger.lock(conn, [run_id])
-    params = {"run_id": run_id, "task_ids": [task_id], "statuses": ["FAILED", "CANCELLED"]}
-    if not await rows(conn, _TASKS, params):
-        raise ApiError("task_not_retryable", "the task has neither failed nor been cancelled", "look at its state with `flakes inspect`")
-    done = await _retry(conn, ledger, run_id, [task_id])
+    if not await rows(conn, _RETRYABLE, {"run_id": run_id, "task_ids": [task_id]}):
+        raise ApiError("task_not_retryable", "the task has neither failed nor been cancelled since it was admitted", "look at its state with `flakes inspect`")
+    done = await _retry(conn, ledger, run_id, [task_id], strict=True)
     await ledger.flush(conn)
     return done
 
@@ -186,35 +200,66 @@ async def retry_run(conn: Connection, owner_id: str, reference: str) -> Interven
     """Rerun from failed: a new attempt of every failed or cancelled task."""
     run_id = await runs.resolve(conn, owner_id, reference)
     ledger = await Ledger.lock(conn, [run_id])
-    params = {"run_id": run_id, "task_ids": None, "statuses": ["FAILED", "CANCELLED"]}
-    failed = [r[0] for r in await rows(conn, _TASKS, params)]
-    done = await _retry(conn, ledger, run_id, failed) if failed else Intervention(run_id)
+    failed = [r[0] for r in await rows(conn, _RETRYABLE, {"run_id": run_id, "task_ids": None})]
+    done = await _retry(conn, ledger, run_id, failed, strict=False)
     await ledger.flush(conn)
     return done
 
 
 async def _retry(
-    conn: Connection, ledger: Ledger, run_id: str, task_ids: list[str]
+    conn: Connection, ledger: Ledger, run_id: str, task_ids: list[str], *, strict: bool
 ) -> Intervention:
     behind = [r[0] for r in await rows(conn, _FAILED_BEHIND, {"task_ids": task_ids})]
-    ids = sorted({*task_ids, *behind})
-    tasks = {r[0]: r[1:] for r in await rows(conn, _POLICIES, {"task_ids": ids})}
-    pending = dict.fromkeys(ids, 0)
-    for task_id, depends_on, status in await rows(conn, _DEPENDENCIES, {"task_ids": ids}):
-        again = depends_on in pending
-        if again or not settlement.satisfies(TaskStatus(status), tasks[task_id][0]):
+    ids = {*task_ids, *behind}
+    tasks = {r[0]: r[1:] for r in await rows(conn, _POLICIES, {"task_ids": sorted(ids)})}
+    edges = await rows(conn, _DEPENDENCIES, {"task_ids": sorted(ids)})
+    ending = _would_end_at_once(tasks, edges)
+    if strict and not ending.isdisjoint(task_ids):
+        bad = sorted({
+            key for task_id, depends_on, status, key in edges
+            if task_id in task_ids and depends_on not in ids and TaskStatus(status) in TERMINAL
+            and not settlement.satisfies(TaskStatus(status), tasks[task_id][0])
+        })  # fmt: skip
+        raise ApiError("task_not_retryable", f"the task depends on {', '.join(bad)}, which did not succeed", "retry that one: what failed only because of it comes back with it", taskKeys=bad)
+    ids -= ending
+    if not ids:
+        return Intervention(run_id)
+    pending = dict.fromkeys(sorted(ids), 0)
+    for task_id, depends_on, status, _ in edges:
+        if task_id in pending and (
+            depends_on in pending or not settlement.satisfies(TaskStatus(status), tasks[task_id][0])
+        ):
             pending[task_id] += 1
     if ledger.runs[run_id].cancelled:
         await run(conn, _REOPEN_RUN, {"run_id": run_id})
         ledger.runs[run_id].cancelled = False
-    await run(conn, _RESET, {"task_ids": ids, "pending": [pending[i] for i in ids]})
-    for task_id in ids:
+    await run(conn, _RESET, {"task_ids": list(pending), "pending": list(pending.values())})
+    for task_id, waits in pending.items():
         _, status, optional = tasks[task_id]
-        new = TaskStatus.BLOCKED if pending[task_id] else TaskStatus.QUEUED
+        new = TaskStatus.BLOCKED if waits else TaskStatus.QUEUED
         ledger.move(run_id, TaskStatus(status), new, optional=optional)
         ledger.event(run_id, "task.queued", task_id, {"reason": "retried", "status": new})
-    await _recount(conn, ids)
+    await _recount(conn, list(pending))
     return Intervention(run_id, ready=sum(not n for n in pending.values()))
+
+
+def _would_end_at_once(
+    tasks: Mapping[str, tuple[str, str, bool]], edges: Iterable[tuple[str, str, str, str]]
+) -> set[str]:
+    """Which of these tasks would fail or be cancelled right after a reset, because of a dependency that is
+    not among them."""
+    statuses: dict[str, TaskStatus] = {}
+    depends_on: defaultdict[str, list[str]] = defaultdict(list)
+    for task_id, dependency, status, _ in edges:
+        depends_on[task_id].append(dependency)
+        if dependency not in tasks:
+            statuses[dependency] = TaskStatus(status)
+    blocked = [
+        BlockedTask(task_id, DependencyFailurePolicy(policy), tuple(depends_on[task_id]))
+        for task_id, (policy, _, _) in tasks.items()
+    ]
+    events = settle(blocked, statuses)
+    return {task_id for task_id, event in events.items() if event is not TaskEvent.UNBLOCKED}
 
 
 async def _recount(conn: Connection, task_ids: list[str]) -> None:
@@ -223,7 +268,7 @@ async def _recount(conn: Connection, task_ids: list[str]) -> None:
     if not blocked:
         return
     pending = dict.fromkeys(blocked, 0)
-    for task_id, _, status in await rows(conn, _DEPENDENCIES, {"task_ids": list(blocked)}):
+    for task_id, _, status, _ in await rows(conn, _DEPENDENCIES, {"task_ids": list(blocked)}):
         pending[task_id] += not settlement.satisfies(TaskStatus(status), blocked[task_id])
     params = {"task_ids": list(pending), "pending": list(pending.values())}
     await run(conn, _SET_PENDING, params)

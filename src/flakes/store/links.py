@@ -28,14 +28,14 @@ _LOST = Query("""
     select distinct a.assignment_id, a.sandbox_id from assignments a
     left join links l on l.peer_id = a.sandbox_id
     where a.live
-      and %(held_s)s > %(lost_after_s)s
+      and %(held_s)s::float > %(lost_after_s)s::float
       and coalesce(l.seen_at, a.offered_at) < now() - %(lost_after_s)s * interval '1 s'
     limit 5000""")
 
 _UNHEARD = Query("""
     select s.sandbox_id from sandboxes s join links l on l.peer_id = s.sandbox_id
     where s.status in ('running', 'draining', 'stopping') and s.host_id is not null
-      and %(held_s)s > %(lost_after_s)s
+      and %(held_s)s::float > %(lost_after_s)s::float
       and l.seen_at < now() - %(lost_after_s)s * interval '1 s'""")
 
 _STALE_OFFERS = Query("""

@@ -52,22 +52,36 @@ _POOLS = Query("""
     ) n on true
     where h.auto_bind""")
 
-# A loose scan over the index ready_tasks_heads finds the (class, run) pairs without reading the queue;
-# the lateral part takes the head of each.
+# Two loose scans over the index ready_tasks_heads find the classes, and the runs of each, without reading
+# the queue; the last lateral part takes the head of each pair. Runs are bounded per class, so that one
+# class with thousands of runs hides no other (F10).
 _READY = Query("""
-    with recursive pair as (
-        (select class_id, run_id from ready_tasks order by class_id, run_id limit 1)
+    with recursive class as (
+        (select class_id from ready_tasks order by class_id limit 1)
         union all
-        select n.class_id, n.run_id from pair p cross join lateral (
-            select r.class_id, r.run_id from ready_tasks r
-            where (r.class_id, r.run_id) > (p.class_id, p.run_id)
-            order by r.class_id, r.run_id limit 1
+        select n.class_id from class c cross join lateral (
+            select r.class_id from ready_tasks r where r.class_id > c.class_id
+            order by r.class_id limit 1
         ) n
     )
-    select p.class_id, h.task_id, h.run_id, h.priority, extract(epoch from h.queued_at)::float
-    from (select * from pair limit %(pairs)s) p cross join lateral (
+    select c.class_id, h.task_id, h.run_id, h.priority, extract(epoch from h.queued_at)::float
+    from (select class_id from class limit %(classes)s) c
+    cross join lateral (
+        with recursive own as (
+            (select r.run_id from ready_tasks r where r.class_id = c.class_id
+             order by r.run_id limit 1)
+            union all
+            select n.run_id from own o cross join lateral (
+                select r.run_id from ready_tasks r
+                where r.class_id = c.class_id and r.run_id > o.run_id
+                order by r.run_id limit 1
+            ) n
+        )
+        select run_id from own limit %(runs)s
+    ) p
+    cross join lateral (
         select r.task_id, r.run_id, r.priority, r.queued_at from ready_tasks r
-        where r.class_id = p.class_id and r.run_id = p.run_id
+        where r.class_id = c.class_id and r.run_id = p.run_id
           and (r.not_before is null or r.not_before <= now())
         order by r.priority desc, r.queued_at, r.task_id limit %(heads)s
     ) h""")
@@ -77,9 +91,19 @@ _CLASSES = Query("""
     where class_id = any(%(class_ids)s)""")
 
 _CLAIM = Query("""
-    with want as (
-        select * from unnest(%(task_ids)s::text[], %(sandbox_ids)s::text[], %(assignment_ids)s::text[])
-            as w(task_id, sandbox_id, assignment_id)
+    with room as (
+        select s.sandbox_id, s.max_concurrency - (
+            select count(*) from assignments a where a.sandbox_id = s.sandbox_id and a.live
+        ) as free
+        from sandboxes s
+        where s.sandbox_id = any(%(sandbox_ids)s) and s.status = 'running'
+    ), want as (
+        select w.task_id, w.sandbox_id, w.assignment_id from (
+            select *, row_number() over (partition by sandbox_id order by assignment_id) as place
+            from unnest(%(task_ids)s::text[], %(sandbox_ids)s::text[], %(assignment_ids)s::text[])
+                as u(task_id, sandbox_id, assignment_id)
+        ) w join room on room.sandbox_id = w.sandbox_id
+        where w.place <= room.free
     ), in_office as (
         select 1 from leaders
         where name = 'loops' and term = %(term)s and holder = %(holder)s and expires_at > now()
@@ -87,7 +111,8 @@ _CLAIM = Query("""
         delete from ready_tasks
         where task_id in (
             select r.task_id from ready_tasks r
-            where r.task_id = any(%(task_ids)s) and exists (select 1 from in_office)
+            where r.task_id = any(array(select task_id from want))
+              and exists (select 1 from in_office)
             for update skip locked
         )
         returning task_id, run_id
@@ -108,7 +133,8 @@ _EXPLAIN = Query("""
     where c.class_id = u.class_id
       and (c.reason_code is distinct from u.code or c.reason_facts::text is distinct from u.facts::text)""")
 
-PAIRS_MAX = 2_000
+CLASSES_MAX = 2_000
+RUNS_PER_CLASS_MAX = 500
 HEADS_MAX = 2_000
 
 
@@ -150,7 +176,9 @@ class SnapshotReader:
         )
         # One more than fits tells whether anything is left over.
         heads = min(HEADS_MAX, free + launchable + 1)
-        found = await rows(conn, _READY, {"pairs": PAIRS_MAX, "heads": heads})
+        found = await rows(
+        conn, _READY, {"classes": CLASSES_MAX, "runs": RUNS_PER_CLASS_MAX, "heads": heads}
+    )
         tasks: defaultdict[int, list[ReadyTask]] = defaultdict(list)
         for class_id, task_id, run_id, priority, since in found:
             tasks[class_id].append(ReadyTask(task_id, run_id, priority, since))

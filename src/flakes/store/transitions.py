@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flakes.core.assignment import AssignmentState
+from flakes.core.assignment import TRANSITIONS, AssignmentState
 from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge
 from flakes.store import settlement
 from flakes.store.database import Connection, Query, literal, run
@@ -23,7 +23,7 @@ from flakes.wire.codec import encode
 LOAD = Query("""
     select a.assignment_id, a.state, a.live, a.sandbox_id, a.attempt, t.task_id, t.run_id, t.status,
            t.optional, t.attempt, t.attempts_max, t.losses, t.backoff_s, t.backoff_s_max,
-           t.cancel_requested_at is not null, t.class_id, t.priority
+           t.cancel_requested_at is not null, a.accepted_at is not null
     from assignments a join tasks t on t.task_id = a.task_id
     where a.assignment_id = any(%(assignment_ids)s)""")
 
@@ -131,15 +131,15 @@ class _Row:
 
     __slots__ = (
         "assignment_id", "attempt", "attempts_max", "backoff_s", "backoff_s_max", "cancel_requested",
-        "class_id", "live", "losses", "optional", "ordinal", "priority", "run_id", "sandbox_id",
-        "state", "status", "task_id",
+        "live", "losses", "optional", "ordinal", "run_id", "sandbox_id", "state", "status", "task_id",
+        "was_accepted",
     )  # fmt: skip
 
     def __init__(self, row: tuple[Any, ...]) -> None:
         (
             self.assignment_id, self.state, self.live, self.sandbox_id, self.ordinal, self.task_id,
             self.run_id, self.status, self.optional, self.attempt, self.attempts_max, self.losses,
-            self.backoff_s, self.backoff_s_max, self.cancel_requested, self.class_id, self.priority,
+            self.backoff_s, self.backoff_s_max, self.cancel_requested, self.was_accepted,
         ) = row  # fmt: skip
 
 
@@ -158,7 +158,7 @@ async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
     for move in moves:
         row = found.get(move.assignment_id)
         foreign = row is not None and move.sandbox_id not in (None, row.sandbox_id)
-        if row is None or not row.live or foreign or _premature(row, move):
+        if row is None or not row.live or foreign or not _may(row, move):
             batch.refuse(move, row)
         elif isinstance(move, Accept):
             batch.accept(row)
@@ -168,13 +168,18 @@ async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
     return batch.applied
 
 
-def _premature(row: _Row, move: Move) -> bool:
-    """The end of work on an offer that was never accepted: nothing may have run."""
-    return (
-        isinstance(move, End)
-        and row.state == AssignmentState.OFFERED
-        and move.outcome not in (Outcome.DECLINED, Outcome.LOST, Outcome.CANCELLED)
-    )
+def _may(row: _Row, move: Move) -> bool:
+    """Whether the table of assignments has this move; accepting twice is a replay. The end of work on an
+    offer that was never accepted is refused: nothing may have run."""
+    if isinstance(move, Accept):
+        return True
+    return _STATE_OF[move.outcome] in TRANSITIONS[AssignmentState(row.state)]
+
+
+_ENDED_BY_ITS_SANDBOX = frozenset(
+    {AssignmentState.SUCCEEDED, AssignmentState.FAILED, AssignmentState.CANCELLED}
+)
+"""What an accepted assignment can only have become by its own sandbox's report."""
 
 
 class _Batch:
@@ -192,7 +197,11 @@ class _Batch:
     def refuse(self, move: Move, row: _Row | None) -> None:
         """A replay of what is already recorded is fine; anything else is stale, and said so."""
         if row is not None and move.sandbox_id == row.sandbox_id:
-            replay = isinstance(move, End) and row.state == _STATE_OF[move.outcome]
+            if isinstance(move, Accept):
+                # Sent again with the result that followed it, because no ack of either arrived.
+                replay = row.was_accepted and row.state in _ENDED_BY_ITS_SANDBOX
+            else:
+                replay = row.state == _STATE_OF[move.outcome]
             if replay:
                 return
         self.applied.stale.add(move.assignment_id)
@@ -205,6 +214,7 @@ class _Batch:
         if row.state == AssignmentState.ACCEPTED:
             return  # a replay
         row.state = AssignmentState.ACCEPTED
+        row.was_accepted = True
         row.status = TaskStatus.RUNNING
         self.accepts[row.assignment_id] = row
         self.applied.accepted += 1
@@ -227,11 +237,15 @@ class _Batch:
         verdict = judge(
             move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random()  # noqa: S311
         )
-        error = encode(move.error).decode() if move.error else None
+        reported = move.error
+        if reported is None and verdict.event is TaskEvent.FAILED:
+            # Nobody is left with a failure that says nothing.
+            reported = {"code": str(move.outcome), "message": move.reason or f"the attempt was {move.outcome}"}
+        error = encode(reported).decode() if reported else None
         old = TaskStatus.QUEUED if offered else TaskStatus.RUNNING
         data: dict[str, Any] = {"assignmentId": row.assignment_id, **move.data}
-        if move.error:
-            data["error"] = move.error
+        if reported:
+            data["error"] = reported
         if verdict.event is TaskEvent.REQUEUED:
             self._requeue(row, verdict, old, error, data | {"outcome": move.outcome})
             return

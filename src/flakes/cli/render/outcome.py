@@ -16,6 +16,8 @@ RESULTS_MAX = 12
 FAILURES_MAX = 8
 TEXT_LINES_MAX = 12
 TEXT_CHARS_MAX = 2_000
+STEP_LINES_MAX = 3
+LINE_CHARS_MAX = 160
 CONSEQUENCES = frozenset({"dependency_failed", "dependency_cancelled"})
 """Error codes of tasks that ended only because of another one."""
 
@@ -25,8 +27,13 @@ def worth_showing(tasks: Sequence[Task]) -> list[Task]:
     done = [task for task in tasks if task.status == "SUCCEEDED"]
     if len(done) <= RESULTS_MAX:
         return done
-    needed = {key for task in tasks for key in task.depends_on}
+    needed = steps(tasks)
     return [task for task in done if task.task_key not in needed][:RESULTS_MAX]
+
+
+def steps(tasks: Sequence[Task]) -> set[str]:
+    """The keys of tasks that others build on: what they left is mostly for those, not for people."""
+    return {key for task in tasks for key in task.depends_on}
 
 
 def failures(tasks: Sequence[Task]) -> list[Task]:
@@ -39,13 +46,26 @@ def failures(tasks: Sequence[Task]) -> list[Task]:
     return sorted(own, key=lambda task: task.finished_at or task.created_at)[:FAILURES_MAX]
 
 
-def show_result(output: Output, run: Run, task: Task, result: TaskResult) -> None:
-    """One task's words and outputs, trimmed, with where to read the rest."""
+def show_result(
+    output: Output, run: Run, task: Task, result: TaskResult, *, brief: bool = False
+) -> None:
+    """One task's words and outputs, trimmed, with where to read the rest.
+
+    `brief` is for a step on the way: its last lines, and its outputs by name.
+    """
     head: list[Part] = [Span(states.glyph(task.status), states.colour(task.status)), " "]
     head += [bold(task.task_key), "  ", dim(_took(task.started_at, task.finished_at))]
     head += _proof(result)
     output.line(*head)
     reference = f"{run.run_key}/{task.task_key}"
+    if brief:
+        for line in result.text.strip().split("\n")[-STEP_LINES_MAX:]:
+            if line.strip():
+                output.line("  ", one_line(line)[:LINE_CHARS_MAX])
+        names = ", ".join(f"{key} ({o.kind}, {size(o.size_bytes)})" for key, o in result.outputs.items())
+        if names:
+            output.line("  ", dim(f"{names}: flakes tasks result {reference}"))
+        return
     _body(output, result.text, f"flakes tasks result {reference}")
     for key, each in result.outputs.items():
         output.line("  ", dim(f"{key} ({each.kind}, {size(each.size_bytes)})"))
@@ -83,9 +103,9 @@ def show_end(output: Output, run: Run, shown: int, tasks: Sequence[Task]) -> Non
     done = run.task_counts.get("SUCCEEDED", 0)
     if shown < done:
         output.talk(dim(f"  {done - shown:,} more results: flakes tasks list {run.run_key}"))
+    output.talk(dim(f"  details: flakes inspect {run.run_key}"))
     if run.state != RunState.SUCCEEDED:
         failed = failures(tasks)
-        output.talk(dim(f"  details: flakes inspect {run.run_key}"))
         if failed:
             output.talk(dim(f"  whole log: flakes logs {run.run_key}/{failed[0].task_key}"))
         output.talk(dim(f"  try again: flakes runs retry {run.run_key}"))

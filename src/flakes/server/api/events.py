@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
+import structlog
 from starlette.responses import StreamingResponse
 
 from flakes.server.routing import Call, Endpoint
 from flakes.store import events, runs, tasks
+from flakes.store.database import UNAVAILABLE
 from flakes.wire.codec import encode
-from flakes.wire.errors import ApiError
+from flakes.wire.errors import ApiError, not_found
 from flakes.wire.events import TYPES, Event
 
 HEARTBEAT_S = 15.0
+RETRY_S = 0.5
 PAGE = 500
+
+log = structlog.get_logger()
 
 
 class EventsQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -36,10 +43,13 @@ async def stream(call: Call) -> StreamingResponse:
     after = call.request.headers.get("last-event-id") or query.after
     run_id = None
     async with call.plane.database.connection() as conn:
-        if query.task_id:
-            run_id, _ = await tasks.require(conn, call.owner_id, query.task_id)
-        elif query.run_id:
+        if query.run_id:
             run_id = await runs.resolve(conn, call.owner_id, query.run_id)
+        if query.task_id:
+            of_task, _ = await tasks.require(conn, call.owner_id, query.task_id)
+            if run_id not in (None, of_task):
+                raise not_found("task")
+            run_id = of_task
         if after == "now" or (after is None and run_id is None):
             cursor = await events.horizon(conn)
         else:
@@ -56,20 +66,33 @@ async def _follow(
     task_id: str | None,
     types: list[str] | None,
 ) -> AsyncIterator[bytes]:
+    """Frames for ever. While the database is away the stream stays, and goes on where it was (F29)."""
     plane = call.plane
     wake = plane.subscriptions.add(call.owner_id, run_id)
+    spoken_s = time.monotonic()
     try:
         yield b"retry: 1000\n\n"
         while not plane.subscriptions.closed:
-            async with plane.database.connection() as conn:
-                found = await events.read(
-                    conn, call.owner_id, cursor, PAGE, run_id=run_id, task_id=task_id, types=types
-                )
+            found: list[Event] = []
+            try:
+                async with plane.database.connection() as conn:
+                    found = await events.read(
+                        conn, call.owner_id, cursor, PAGE, run_id=run_id, task_id=task_id, types=types
+                    )
+            except UNAVAILABLE as error:
+                log.warning("events.waiting", error=str(error).strip()[:200])
+                await asyncio.sleep(RETRY_S)
+                wake.set()
             if found:
                 cursor = events.parse_cursor(found[-1].cursor)
                 yield b"".join(_frame(event) for event in found)
-            if len(found) < PAGE and not await wake.wait(HEARTBEAT_S):
+                spoken_s = time.monotonic()
+            # Wake-ups alone are no sign of life: the filter may leave out everything they are for.
+            elif time.monotonic() - spoken_s >= HEARTBEAT_S:
                 yield b": heartbeat\n\n"
+                spoken_s = time.monotonic()
+            if len(found) < PAGE:
+                await wake.wait(max(0.01, spoken_s + HEARTBEAT_S - time.monotonic()))
     finally:
         plane.subscriptions.remove(call.owner_id, run_id, wake)
 

@@ -10,7 +10,10 @@ INTERVAL_S = 1.0
 IDLE_S = 30.0
 PAGE = 2_000
 RECHECK_S = 0.02
-"""An event stays unreadable while an older transaction is open: look again this soon after a wake-up."""
+RECHECK_S_MAX = 0.25
+RECHECKS = 16
+"""An event stays unreadable while an older transaction is open: look again soon after a wake-up, then less
+often, for a few seconds."""
 
 
 class Tail:
@@ -20,6 +23,7 @@ class Tail:
         self._plane = plane
         self._cursor: events.Cursor | None = None
         self._rechecks = 0
+        self._woken = 0
 
     async def run_once(self) -> float | None:
         """Wake whoever has news since the last pass."""
@@ -27,7 +31,8 @@ class Tail:
         if not plane.subscriptions:
             self._cursor = None
             return IDLE_S
-        found = False
+        found = plane.changed.count != self._woken
+        self._woken = plane.changed.count
         async with plane.database.connection() as conn:
             if self._cursor is None:
                 self._cursor = await events.horizon(conn)
@@ -41,4 +46,6 @@ class Tail:
                     plane.subscriptions.publish(owner_id, run_id)
         # Woken for an event that is not readable yet: somebody else's transaction is still open.
         self._rechecks = 0 if found else self._rechecks + 1
-        return RECHECK_S * 2**self._rechecks if self._rechecks < 5 else INTERVAL_S
+        if self._rechecks >= RECHECKS:
+            return INTERVAL_S
+        return min(RECHECK_S_MAX, RECHECK_S * 2**self._rechecks)
