@@ -172,7 +172,7 @@ def test_inspect_explains_why_a_task_waits(session: Stage) -> None:
     assert "picky" in json.dumps(detail["task"]["explanation"])
     not_ready = session.flakes("tasks", "result", "waits/picky")
     assert not_ready.code == 2
-    assert "no result yet" in not_ready.err
+    assert "the task is QUEUED" in not_ready.err
     session.flakes("runs", "cancel", "waits").ok()
     assert session.flakes("runs", "wait", "waits", "--timeout-ms", "10000").code == 3
 

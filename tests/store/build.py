@@ -26,7 +26,6 @@ from flakes.store import transitions
 from flakes.store.database import Connection, Database, Query, row, rows, run
 from flakes.store.identifiers import new_id
 from flakes.store.ledger import STATUSES
-from flakes.store.placement import Offer
 from flakes.store.settlement import satisfies
 from flakes.store.transitions import Accept, Applied, End, Move
 from flakes.wire.projects import ProjectPut
@@ -49,6 +48,14 @@ def graph_of(*tasks: TaskDefinition, close: bool = False, **fields: Any) -> Grap
     body = {"name": "run", "projectKey": "project", "tasks": [], "close": close} | fields
     parsed = msgspec.convert(body | {"tasks": [{"title": "t", "adapter": "a"}]}, GraphPost)
     return msgspec.structs.replace(parsed, tasks=list(tasks))
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An assignment and the sandbox it was offered to."""
+
+    assignment_id: str
+    sandbox_id: str
 
 
 @dataclass(slots=True)
@@ -100,13 +107,16 @@ class World:
 
     async def planned(self) -> Plan:
         async with self.db.connection() as conn:
-            return plan(await placement.snapshot(conn, suspect_after_s=SUSPECT_AFTER_S))
+            reader = placement.SnapshotReader()
+            snapshot, _ = await reader.read(conn, suspect_after_s=SUSPECT_AFTER_S)
+        return plan(snapshot)
 
     async def claim(self, made: Plan) -> list[Offer]:
         async with self.db.connection() as conn:
-            return await placement.claim(
+            offered = await placement.claim(
                 conn, made.placements, holder=self.replica_id, term=self.term
             )
+        return [Offer(assignment.assignment_id, sandbox_id) for sandbox_id, assignment in offered]
 
     async def schedule(self) -> list[Offer]:
         """One pass of the scheduler."""
@@ -114,7 +124,7 @@ class World:
         return await self.claim(made) if made.placements else []
 
     async def apply(self, *moves: Move) -> Applied:
-        async with self.db.transaction() as conn:
+        async with self.db.pipelined() as conn:
             return await transitions.apply(conn, moves)
 
     async def start(self) -> list[Offer]:

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from flakes.core.limits import INFRASTRUCTURE_RETRIES_MAX
 from flakes.core.task import TERMINAL, Outcome, TaskStatus
-from flakes.store.placement import Offer
 from flakes.store.transitions import Accept, End
-from store.build import World, accept, end, lost, opened, task, text_result
+from store.build import Offer, World, accept, end, lost, opened, task, text_result
 
 pytestmark = pytest.mark.anyio
 

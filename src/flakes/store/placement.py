@@ -176,9 +176,8 @@ class SnapshotReader:
         )
         # One more than fits tells whether anything is left over.
         heads = min(HEADS_MAX, free + launchable + 1)
-        found = await rows(
-        conn, _READY, {"classes": CLASSES_MAX, "runs": RUNS_PER_CLASS_MAX, "heads": heads}
-    )
+        bounds = {"classes": CLASSES_MAX, "runs": RUNS_PER_CLASS_MAX, "heads": heads}
+        found = await rows(conn, _READY, bounds)
         tasks: defaultdict[int, list[ReadyTask]] = defaultdict(list)
         for class_id, task_id, run_id, priority, since in found:
             tasks[class_id].append(ReadyTask(task_id, run_id, priority, since))
