@@ -3,9 +3,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
+# A data directory of its own, removed at the end. As root the database runs as another user, who must reach it.
+FLAKES_DATA_DIR=$(mktemp -d "${TMPDIR:-/tmp}/flakes-demo.XXXXXX")
+chmod 711 "$FLAKES_DATA_DIR"
 FLAKES_SESSION=demo
-export PATH FLAKES_SESSION
-unset FLAKES_SERVER FLAKES_TOKEN
+export PATH FLAKES_DATA_DIR FLAKES_SESSION
+unset FLAKES_SERVER FLAKES_TOKEN || true
 
 say() { printf '\n$ %s\n' "$*"; }
 finish() {
@@ -13,6 +16,7 @@ finish() {
     trap - EXIT INT TERM
     say flakes down
     flakes down || true
+    rm -rf "$FLAKES_DATA_DIR"
     exit $status
 }
 trap finish EXIT
