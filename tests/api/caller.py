@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,8 +131,15 @@ class Api:
         made = self.post("/v1/hosts/setup", {"autoBind": True, **fields}).ok(201)
         return made["host"]["hostId"], made["rawCredential"]
 
-    def activity(self, task_id: str) -> list[dict[str, Any]]:
-        return self.get(f"/v1/tasks/{task_id}/activity", limit=500).ok()["events"]
+    def activity(self, task_id: str, having: str = "", count: int = 1) -> list[dict[str, Any]]:
+        """Events of a task, once `count` of the type `having` are readable: an event stays unreadable while
+        any older transaction of the database server is open, those of other tests included."""
+        deadline = time.monotonic() + 10
+        while True:
+            events = self.get(f"/v1/tasks/{task_id}/activity", limit=500).ok()["events"]
+            if not having or sum(e["type"] == having for e in events) >= count:
+                return events
+            assert time.monotonic() < deadline, (having, events)
 
 
 def name(what: str) -> str:

@@ -160,7 +160,7 @@ def test_activity_and_logs_in_pages(api: Api) -> None:
     assert tail["nextCursor"] == whole["nextCursor"]
     assert api.get(f"/v1/tasks/{made}/logs", channel="stderr").ok()["logs"] == []
 
-    events = api.activity(made)
+    events = api.activity(made, "task.succeeded")
     after, found_events = {}, []
     while True:
         page = api.get(f"/v1/tasks/{made}/activity", limit=1, **after).ok()

@@ -232,6 +232,8 @@ def check_capacity(stage: Stage, name: str) -> None:
         ):
             assert conn.execute(query).fetchone() == (0,), query
     with stage.client() as client:
-        alive = [one for one in client.list_sandboxes(limit=200).sandboxes if one.status == "running"]
+        alive = [
+            one for one in client.list_sandboxes(limit=200).sandboxes if one.status == "running"
+        ]
     assert len(alive) == 1, json.dumps([f"{one.name} {one.status}" for one in alive])
     assert alive[0].running == 0

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from e2e.stage import CHECKOUT, FLAKES, Stage, ended, running_with, say, until
+from e2e.stage import Stage, running_with, say, until
 
 pytestmark = pytest.mark.timeout(90)
 
-FIRST_HANGS = 'echo $FLAKES_ASSIGNMENT_ID >> {0}; [ $(wc -l < {0}) -ge {1} ] || exec sleep 600'
+FIRST_HANGS = "echo $FLAKES_ASSIGNMENT_ID >> {0}; [ $(wc -l < {0}) -ge {1} ] || exec sleep 600"
 """Hangs until it has been begun often enough."""
 
 
@@ -67,7 +66,9 @@ def test_results_of_a_server_s_absence_are_in_soon_after_its_return(session: Sta
         slots = max(s.max_concurrency for s in client.list_sandboxes().sandboxes)
     marks = session.scratch / "absence"
     marks.mkdir()
-    script = f"touch {marks}/$FLAKES_TASK_KEY; sleep 0.8; echo done; touch {marks}/end-$FLAKES_TASK_KEY"
+    script = (
+        f"touch {marks}/$FLAKES_TASK_KEY; sleep 0.8; echo done; touch {marks}/end-$FLAKES_TASK_KEY"
+    )
     tasks = [{"taskKey": f"t{n}", "input": {"shell": script}} for n in range(slots)]
     run = session.submit("absence", tasks)
     until(lambda: len(list(marks.glob("t*"))) == slots, 20, "all tasks begun")
@@ -84,7 +85,9 @@ def test_results_of_a_server_s_absence_are_in_soon_after_its_return(session: Sta
     assert done.state == "SUCCEEDED"
     assert done.completed_at is not None
     end_s = done.completed_at.timestamp()
-    say(f"run ended {end_s - killed_s:.2f} s after the kill, {end_s - back_s:.2f} s after the return")
+    say(
+        f"run ended {end_s - killed_s:.2f} s after the kill, {end_s - back_s:.2f} s after the return"
+    )
     assert end_s - back_s < 2.5
     with session.client() as client:
         for task in client.all_tasks(run.run_id):
@@ -166,19 +169,3 @@ def test_down_and_up_in_the_middle_of_a_run(session: Stage) -> None:
         assert client.result(last.task_id).text.strip() == "12"
     for path in ledger.iterdir():
         assert lines(path)[-1] == "end"
-
-
-DEMO = CHECKOUT / "tools" / "demo.sh"
-
-
-def test_the_demo_leaves_nothing_behind(stage: Stage) -> None:
-    env = stage.env | {"PATH": f"{Path(FLAKES[0]).parent}:{stage.env['PATH']}"}
-    pipe = subprocess.PIPE
-    ran = ended(
-        subprocess.Popen(["sh", str(DEMO)], env=env, cwd="/", stdout=pipe, stderr=pipe, text=True), 90
-    )
-    assert ran.code == 0, f"{ran.out}\n{ran.err}"
-    assert "SUCCEEDED" in ran.out + ran.err
-    root = stage.data_dir / "sessions" / "demo"
-    assert root.exists()
-    assert running_with(str(root)) == []

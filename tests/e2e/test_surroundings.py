@@ -1,4 +1,4 @@
-"""Surroundings that are not as nice: an ordinary user, a full disk, an interrupted demonstration."""
+"""Surroundings that are not as nice: an ordinary user, a full disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from e2e.stage import CHECKOUT, Stage, ended, running_with, until
+from e2e.stage import CHECKOUT, Stage, until
 from flakes.session import processes
 
 pytestmark = [
@@ -122,7 +121,9 @@ def fill(path: Path) -> None:
                     raise
 
 
-def test_a_full_disk_is_one_clear_error_and_costs_nothing(small_disk: Stage, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_clear_error_and_costs_nothing(
+    small_disk: Stage, tmp_path: Path
+) -> None:
     stage = small_disk
     stage.up()
     stage.flakes("run", "echo kept", "--adapter", "command", "--key", "before").ok()
@@ -155,19 +156,3 @@ def test_a_full_disk_is_one_clear_error_and_costs_nothing(small_disk: Stage, tmp
     assert "kept" in stage.flakes("tasks", "result", "before/task").ok().out
     after = stage.flakes("run", str(big), "--key", "too-much", timeout_s=90)
     assert after.code == 0, after.err
-
-
-def test_an_interrupted_demo_leaves_nothing_behind(stage: Stage) -> None:
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        ["sh", str(CHECKOUT / "tools" / "demo.sh")], env=stage.env, cwd="/", stdout=pipe,
-        stderr=pipe, text=True, start_new_session=True,
-    )  # fmt: skip
-    root = stage.data_dir / "sessions" / "demo"
-    until(
-        lambda: any(one.role == "sandbox" for one in processes.of_session(root)), 60, "the workflow"
-    )
-    os.killpg(process.pid, signal.SIGINT)
-    ran = ended(process, 60)
-    assert ran.code == 130, (ran.out, ran.err)
-    assert running_with(str(root)) == []

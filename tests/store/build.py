@@ -8,6 +8,7 @@ move.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,15 +22,23 @@ from flakes.core.graph import BlockedTask, DependencyFailurePolicy, settle
 from flakes.core.placement import Plan, plan
 from flakes.core.run import TaskCounts, derive, is_complete
 from flakes.core.task import Outcome, TaskStatus
-from flakes.store import accounts, admission, leader, links, placement, projects, sandboxes
-from flakes.store import transitions
+from flakes.store import (
+    accounts,
+    admission,
+    leader,
+    links,
+    placement,
+    projects,
+    sandboxes,
+    transitions,
+)
 from flakes.store.database import Connection, Database, Query, row, rows, run
 from flakes.store.identifiers import new_id
 from flakes.store.ledger import STATUSES
 from flakes.store.settlement import satisfies
 from flakes.store.transitions import Accept, Applied, End, Move
-from flakes.wire.projects import ProjectPut
 from flakes.wire.hosts import SandboxPost
+from flakes.wire.projects import ProjectPut
 from flakes.wire.runs import GraphPost
 from flakes.wire.sandbox_stream import PROTOCOL, Hello
 from flakes.wire.tasks import TaskDefinition
@@ -143,6 +152,19 @@ class World:
 
     # ---- what is stored
 
+    async def settled(self) -> None:
+        """Until everything committed so far is readable as events.
+
+        Transaction ids are the server's, not the database's, so a test beside this one may hold up reading.
+        """
+        (now,) = await self.all("select pg_current_xact_id()::text")
+        for _ in range(2_000):
+            sql = "select pg_snapshot_xmin(pg_current_snapshot()) > %(x)s::text::xid8"
+            if (await self.all(sql, x=now[0]))[0][0]:
+                return
+            await asyncio.sleep(0.005)
+        raise TimeoutError("some transaction has been open for 10 s")
+
     async def all(self, sql: str, **params: Any) -> list[tuple[Any, ...]]:
         async with self.db.connection() as conn:
             return await rows(conn, Query(sql), params)
@@ -183,7 +205,10 @@ async def opened(dsn: str, *, size: int = 12) -> AsyncIterator[World]:
 
 
 def hello(
-    sandbox_id: str, slots: int, adapters: Sequence[str] = ("noop",), capabilities: Sequence[str] = ()
+    sandbox_id: str,
+    slots: int,
+    adapters: Sequence[str] = ("noop",),
+    capabilities: Sequence[str] = (),
 ) -> Hello:
     return Hello(
         protocol=PROTOCOL, sandbox_id=sandbox_id, boot="boot", version="1", max_concurrency=slots,

@@ -34,7 +34,9 @@ async def running(world: World, *tasks: object, slots: int = 8) -> tuple[str, di
         "select task_key, a.assignment_id, a.sandbox_id from assignments a join tasks using (task_id)"
         " where live"
     )
-    return run_id, {key: Offer(assignment_id, sandbox_id) for key, assignment_id, sandbox_id in found}
+    return run_id, {
+        key: Offer(assignment_id, sandbox_id) for key, assignment_id, sandbox_id in found
+    }
 
 
 async def test_from_offer_to_success(world: World) -> None:
@@ -76,7 +78,9 @@ async def test_replays_change_nothing_and_are_not_stale(world: World) -> None:
 async def test_another_end_than_the_recorded_one_is_stale(world: World) -> None:
     run_id, offers = await running(world)
     await world.apply(end(offers["a"]))
-    assert (await world.apply(end(offers["a"], Outcome.FAILED))).stale == {offers["a"].assignment_id}
+    assert (await world.apply(end(offers["a"], Outcome.FAILED))).stale == {
+        offers["a"].assignment_id
+    }
     assert await world.statuses(run_id) == {"a": "SUCCEEDED"}
 
 
@@ -199,7 +203,9 @@ async def test_the_first_loss_is_placed_again_at_once_and_the_second_waits(world
     (offer,) = await world.start()
     await world.apply(lost(offer))
     assert await world.schedule() == []
-    (delay,) = await world.all("select extract(epoch from not_before - now())::float from ready_tasks")
+    (delay,) = await world.all(
+        "select extract(epoch from not_before - now())::float from ready_tasks"
+    )
     assert 0.3 < delay[0] <= 1.0
 
 
@@ -240,7 +246,9 @@ async def test_retries_wait_out_their_back_off(world: World) -> None:
     (offer,) = await world.start()
     assert await world.all("select attempt from assignments where live") == [(2,)]
     await world.apply(end(offer, Outcome.FAILED))
-    (second,) = await world.all("select extract(epoch from not_before - now())::float from ready_tasks")
+    (second,) = await world.all(
+        "select extract(epoch from not_before - now())::float from ready_tasks"
+    )
     assert 74 < second[0] <= 150
     await world.all("update ready_tasks set not_before = now() returning 1")
     (offer,) = await world.start()
@@ -332,7 +340,7 @@ OUTCOMES = [Outcome.SUCCEEDED, Outcome.SUCCEEDED, Outcome.FAILED, Outcome.CANCEL
 
 @given(dag=dags(), seed=st.integers(0, 2**32))
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

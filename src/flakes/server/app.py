@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from flakes.server import openapi
 from flakes.server.api import events, fleet, projects, runs, sandbox_scope, service, tasks
@@ -104,7 +104,11 @@ def _stream(
             await socket.send_denial_response(refusal(error))
         except (WebSocketDisconnect, *UNAVAILABLE) as error:
             log.warning("stream.ended", path=socket.url.path, error=str(error)[:200])
-            await _close(socket)
+            if socket.application_state is WebSocketState.CONNECTING:
+                away = ApiError("database_unavailable", "the database does not answer", "try again in a moment")
+                await socket.send_denial_response(refusal(away))
+            else:
+                await _close(socket)
         except Exception:
             log.exception("stream.failed", path=socket.url.path)
             await _close(socket)

@@ -131,7 +131,7 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
 
 def refusal(error: ApiError) -> Response:
     """The response for a refusal."""
-    headers = {"Retry-After": "1"} if error.status in (429, 503) else {}
+    headers = _retry_after(error.status)
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="flakes"'
     return Response(encode(error.body()), error.status, headers, JSON)
@@ -201,4 +201,8 @@ def _response(value: Any, status: int) -> Response:
         return value
     if isinstance(value, Answer):
         value, status = cast("Answer", value).value, cast("Answer", value).status
-    return Response(encode(value), status, media_type=JSON)
+    return Response(encode(value), status, _retry_after(status), JSON)
+
+
+def _retry_after(status: int) -> dict[str, str]:
+    return {"Retry-After": "1"} if status in (429, 503) else {}

@@ -48,10 +48,11 @@ def up(layout: Layout, progress: Callable[[str], None] = lambda sentence: None) 
         if found is not None:
             return Up("running", found, time.monotonic() - began)
         _end_half_started(layout)
-        _start(layout, progress)
+        sizes = _log_sizes(layout)
+        _start(layout, progress, sizes)
         found = record.running(layout)
     if found is None:
-        raise _failure(layout, "supervisor", "the session ended right after its start")
+        raise _failure(layout, sizes, "supervisor", "the session ended right after its start")
     return Up("started", found, time.monotonic() - began)
 
 
@@ -85,7 +86,7 @@ def _end_half_started(layout: Layout) -> None:
     processes.stop([one for one in found if one.role == "supervisor"])
 
 
-def _start(layout: Layout, progress: Callable[[str], None]) -> None:
+def _start(layout: Layout, progress: Callable[[str], None], sizes: dict[str, int]) -> None:
     reader, writer = os.pipe()
     log = layout.log("supervisor")
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -108,7 +109,7 @@ def _start(layout: Layout, progress: Callable[[str], None]) -> None:
         os.close(descriptor)
         os.close(writer)
     try:
-        _listen(layout, reader, process, progress)
+        _listen(layout, reader, process, progress, sizes)
     except KeyboardInterrupt:
         # Half a session is of no use to anybody.
         process.terminate()
@@ -125,6 +126,7 @@ def _listen(
     reader: int,
     process: subprocess.Popen[bytes],
     progress: Callable[[str], None],
+    sizes: dict[str, int],
 ) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     buffer = b""
@@ -133,9 +135,8 @@ def _listen(
         if left_s <= 0 or not select.select([reader], [], [], left_s)[0]:
             process.terminate()
             process.wait(processes.STOP_GRACE_S["supervisor"])
-            raise _failure(
-                layout, "supervisor", f"the session did not start in {START_TIMEOUT_S:g} s"
-            )
+            message = f"the session did not start in {START_TIMEOUT_S:g} s"
+            raise _failure(layout, sizes, "supervisor", message)
         chunk = os.read(reader, 65_536)
         buffer += chunk
         *lines, buffer = buffer.split(b"\n")
@@ -146,20 +147,26 @@ def _listen(
             if "failed" in message:
                 # It takes down what it had started before it exits.
                 process.wait(processes.STOP_GRACE_S["supervisor"])
-                raise _failure(layout, message["failed"]["log"], message["failed"]["message"])
+                failed = message["failed"]
+                raise _failure(layout, sizes, failed["log"], failed["message"])
             progress(message["progress"])
         if not chunk:
             process.wait(processes.STOP_GRACE_S["supervisor"])
-            raise _failure(
-                layout, "supervisor", "the supervisor ended while it started the session"
-            )
+            text = "the supervisor ended while it started the session"
+            raise _failure(layout, sizes, "supervisor", text)
 
 
-def _failure(layout: Layout, log: str, message: str) -> ApiError:
+def _log_sizes(layout: Layout) -> dict[str, int]:
+    """Where the logs end before a start: what stands before that tells nothing about it."""
+    paths = {name: layout.log(name) for name in LOG_NAMES}
+    return {name: path.stat().st_size for name, path in paths.items() if path.exists()}
+
+
+def _failure(layout: Layout, sizes: dict[str, int], log: str, message: str) -> ApiError:
     assert log in LOG_NAMES, log
     path = layout.log(log)
-    lines = log_tail(layout, log)
-    shown = "\n".join(f"  {line}" for line in lines) or "  (the log is empty)"
+    lines = log_tail(layout, log, since_bytes=sizes.get(log, 0))
+    shown = "\n".join(f"  {line}" for line in lines) or "  (it wrote nothing)"
     return ApiError(
         "session_failed",
         f"{message}; the end of {path}:\n{shown}",
@@ -168,12 +175,16 @@ def _failure(layout: Layout, log: str, message: str) -> ApiError:
     )
 
 
-def log_tail(layout: Layout, log: str, lines: int = TAIL_LINES) -> list[str]:
-    """The last lines of one of the session's logs."""
+def log_tail(
+    layout: Layout, log: str, lines: int = TAIL_LINES, *, since_bytes: int = 0
+) -> list[str]:
+    """The last lines of one of the session's logs, of what stands after `since_bytes` in it."""
     try:
         with layout.log(log).open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 65_536))
+            size = file.tell()
+            # A log that is shorter than it was has been set aside and begun anew.
+            file.seek(max(since_bytes if since_bytes <= size else 0, size - 65_536))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, LiteralString
@@ -14,11 +15,18 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from flakes.store.arrays import ArrayDumper
 
 Connection = AsyncConnection[TupleRow]
+
+PATIENCE_S = 10.0
+"""How long a caller waits for a connection while all of them are busy."""
+AWAY_PATIENCE_S = 0.5
+"""The same while the server does not take new ones: callers hear soon, and nothing piles up (F29)."""
+AWAY_S = 5.0
+"""For how long after a failed attempt to connect the server counts as away."""
 
 
 class Query(str):
@@ -34,6 +42,7 @@ class Database:
         self.dsn = dsn
         self.statements = 0
         """Statements sent since the start; benchmarks and tests read it."""
+        self._away_until_s = 0.0
         counter = self
 
         class Counted(AsyncCursor[TupleRow]):
@@ -49,14 +58,18 @@ class Database:
             conn.adapters.register_dumper(list, ArrayDumper)
             await conn.set_autocommit(True)
 
+        def away(_: object) -> None:
+            self._away_until_s = time.monotonic() + AWAY_S
+
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             dsn,
             min_size=min(2, size),
             max_size=size,
             open=False,
             configure=configure,
-            timeout=10.0,
+            timeout=PATIENCE_S,
             reconnect_timeout=0.0,
+            reconnect_failed=away,
             kwargs={
                 "application_name": application,
                 "options": "-c statement_timeout=60s -c lock_timeout=20s"
@@ -76,14 +89,34 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection in autocommit mode. A broken one is dropped, never handed out again."""
-        async with self._pool.connection() as conn:
-            yield conn
+        conn = await self._take()
+        try:
+            async with conn:
+                yield conn
+        finally:
+            await self._pool.putconn(conn)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A connection inside a transaction that commits when the block ends well."""
-        async with self._pool.connection() as conn, conn.transaction():
+        async with self.connection() as conn, conn.transaction():
             yield conn
+
+    async def _take(self) -> Connection:
+        """A connection from the pool, or `PoolTimeout`."""
+        if not self._is_away():
+            try:
+                return await self._pool.getconn(AWAY_PATIENCE_S)
+            except PoolTimeout:
+                if not self._is_away():
+                    return await self._pool.getconn(PATIENCE_S)
+                raise
+        conn = await self._pool.getconn(AWAY_PATIENCE_S)
+        self._away_until_s = 0.0
+        return conn
+
+    def _is_away(self) -> bool:
+        return time.monotonic() < self._away_until_s
 
     @asynccontextmanager
     async def pipelined(self) -> AsyncIterator[Connection]:

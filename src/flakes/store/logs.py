@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from flakes.store.database import Connection, Query, rows
+from flakes.store.database import Connection, Query, rows, run
 from flakes.wire.codec import Issue, encode
 from flakes.wire.errors import ApiError
 from flakes.wire.sandbox_stream import LogLine, LogLines
@@ -21,7 +21,8 @@ from flakes.wire.tasks import LogEntry
 
 _FORM = re.compile(r"(assignment_[0-9a-z]{26}):(\d{1,9})\Z")
 
-# Only a live assignment of the sending sandbox may write (F03); a chunk that was there is a replay.
+# Only a live assignment of the sending sandbox may write (F03); a chunk that was there is a replay, also
+# after the assignment has ended.
 _APPEND = Query("""
     with u as (
         select * from unnest(%(assignment_ids)s::text[], %(first)s::integer[], %(counts)s::integer[],
@@ -30,7 +31,9 @@ _APPEND = Query("""
     ), allowed as (
         select u.assignment_id, u.first_line, u.line_count, u.lines from u
         join assignments a on a.assignment_id = u.assignment_id
-        where a.live and a.sandbox_id = u.sandbox_id
+        where a.sandbox_id = u.sandbox_id
+          and (a.live or exists (select 1 from log_chunks c where c.assignment_id = u.assignment_id
+                                 and c.first_line = u.first_line))
     ), added as (
         insert into log_chunks (assignment_id, first_line, line_count, lines)
         select * from allowed on conflict do nothing
@@ -52,6 +55,14 @@ _LAST = Query("""
     order by c.assignment_id desc, c.first_line desc limit %(limit)s""")
 
 
+_REFUSED = Query("""
+    insert into events (owner_id, run_id, task_id, type, data)
+    select r.owner_id, a.run_id, a.task_id, 'attempt.refused', json_build_object(
+        'assignmentId', a.assignment_id, 'what', 'log', 'sandboxId', %(sandbox_id)s::text)
+    from assignments a join runs r using (run_id)
+    where a.assignment_id = any(%(assignment_ids)s) and r.owner_id = %(owner_id)s""")
+
+
 def parse_cursor(text: str) -> tuple[str, int]:
     """A cursor back from its opaque form."""
     match = _FORM.match(text)
@@ -69,10 +80,18 @@ async def append(
         "assignment_ids": [c.assignment_id for _, c in chunks],
         "first": [c.first_line for _, c in chunks],
         "counts": [len(c.lines) for _, c in chunks],
-        "lines": [encode(c.lines).decode().replace("\\u0000", "\\ufffd") for _, c in chunks],
+        "lines": [encode(c.lines).decode() for _, c in chunks],
         "sandbox_ids": [sandbox_id for sandbox_id, _ in chunks],
     })  # fmt: skip
     return {c.assignment_id for _, c in chunks} - {r[0] for r in allowed}
+
+
+async def record_refused(
+    conn: Connection, owner_id: str, sandbox_id: str, assignment_ids: Sequence[str]
+) -> None:
+    """An `attempt.refused` event for each of these assignments of this owner (F30)."""
+    params = {"owner_id": owner_id, "sandbox_id": sandbox_id, "assignment_ids": list(assignment_ids)}
+    await run(conn, _REFUSED, params)
 
 
 async def page(

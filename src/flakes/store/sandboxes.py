@@ -97,7 +97,7 @@ _HELLO = Query("""
 
 _BY_INSTANCE = Query("""
     select sandbox_id, status from sandboxes
-    where instance_id = any(%(instance_ids)s) and host_id = %(host_id)s""")
+    where instance_id = %(instance_id)s and host_id = %(host_id)s""")
 
 _OF_HOST = Query("""
     select sandbox_id, instance_id, status from sandboxes
@@ -113,7 +113,7 @@ _STOPPING = Query("""
 
 _OVERDUE = Query("""
     select sandbox_id, pool_id from sandboxes
-    where status in ('pending_launch', 'launching')
+    where status in ('pending_launch', 'launching') and host_id is not null
       and updated_at < now() - %(timeout_s)s * interval '1 s'""")
 
 # Idle: connected, managed by a host, nothing live, nothing ended lately.
@@ -292,11 +292,16 @@ async def reconcile_host(
     return gone, [i for i, state in inventory.items() if i not in wanted and state != "exited"]
 
 
-async def by_instance(conn: Connection, host_id: str, instance_id: str) -> str | None:
-    """The sandbox behind an instance of this host."""
-    params = {"instance_ids": [instance_id], "host_id": host_id}
-    found = await row(conn, _BY_INSTANCE, params)
-    return found[0] if found else None
+async def exited(
+    conn: Connection, host_id: str, instance_id: str, reason: str, *, backoff_s: float
+) -> list[str]:
+    """An instance of this host is gone; the assignments that are lost with it. One that never connected is
+    a failed launch, and the next waits: a daemon that dies at its start must not be started in a circle."""
+    found = await row(conn, _BY_INSTANCE, {"instance_id": instance_id, "host_id": host_id})
+    if found is None:
+        return []
+    status = "failed" if found[1] in ("pending_launch", "launching") else "stopped"
+    return await ended(conn, [found[0]], status, reason, backoff_s=backoff_s)
 
 
 async def overdue(conn: Connection, timeout_s: float) -> list[str]:

@@ -133,7 +133,7 @@ async def result(conn: Connection, owner_id: str, task_id: str) -> TaskResult:
         raise not_found("task")
     status, error, attempt, sandbox_id, started_at, finished_at, assignment_id, stored = found
     if TaskStatus(status) not in TERMINAL:
-        raise ApiError("result_not_ready", f"the task is {status}", "wait for it: `flakes watch`", taskStatus=status)
+        raise ApiError("result_not_ready", f"the task is {status}", "wait for its run: `flakes runs wait RUN`", taskStatus=status)
     base = {
         "taskId": task_id, "status": status, "attempt": attempt, "assignmentId": assignment_id,
         "sandboxId": sandbox_id, "error": error,

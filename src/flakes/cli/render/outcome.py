@@ -64,7 +64,8 @@ def show_result(
                 output.line("  ", one_line(line)[:LINE_CHARS_MAX])
         names = ", ".join(f"{key} ({o.kind}, {size(o.size_bytes)})" for key, o in result.outputs.items())
         if names:
-            output.line("  ", dim(f"{names}: flakes tasks result {reference}"))
+            first = next(iter(result.outputs))
+            output.line("  ", dim(f"{names}: flakes tasks result {reference} --output {first}"))
         return
     _body(output, result.text, f"flakes tasks result {reference}")
     for key, each in result.outputs.items():

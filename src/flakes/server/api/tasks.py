@@ -8,6 +8,7 @@ from starlette.responses import Response, StreamingResponse
 from flakes.core import limits
 from flakes.server.routing import Answer, Call, Endpoint, bounded
 from flakes.store import admission, events, explanations, interventions, logs, tasks
+from flakes.store.blobs import BlobError
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.events import Events
 from flakes.wire.tasks import Logs, Reason, Task, TaskDefinition, TaskDetail, TaskResult, Tasks
@@ -98,12 +99,17 @@ async def output(call: Call) -> Response:
     if chosen is None:
         raise not_found("output")
     media = "application/json" if chosen.kind == "json" else "text/plain; charset=utf-8"
-    headers = {
-        "Content-Length": str(chosen.size_bytes), "ETag": f'"{chosen.digest}"',
-        "X-Content-Type-Options": "nosniff",
-    }  # fmt: skip
+    headers = {"X-Content-Type-Options": "nosniff"}
     if chosen.text is not None:
         return Response(chosen.text.encode(), 200, headers, media)
+    # What the sandbox said of size and digest was never held against the store.
+    try:
+        headers["Content-Length"] = str(await call.plane.blobs.size(chosen.digest))
+    except BlobError as error:
+        if error.code in ("blob_missing", "digest_invalid"):
+            raise not_found("output") from error
+        raise ApiError("storage_full", error.message, error.fix) from error
+    headers["ETag"] = f'"{chosen.digest}"'
     return StreamingResponse(call.plane.blobs.get(chosen.digest), 200, headers, media)
 
 
@@ -170,7 +176,7 @@ ENDPOINTS = [
     Endpoint("GET", "/v1/tasks/{taskId}/result", result, TaskResult, tag="tasks",
              errors=("result_not_ready",)),
     Endpoint("GET", "/v1/tasks/{taskId}/outputs/{outputKey}", output, bytes, tag="tasks",
-             errors=("result_not_ready",)),
+             errors=("result_not_ready", "storage_full")),
     Endpoint("GET", "/v1/tasks/{taskId}/logs", read_logs, Logs, query=LogsQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}/activity", activity, Events, query=ActivityQuery, tag="tasks"),
     Endpoint("POST", "/v1/tasks/{taskId}/cancel", cancel, Task, Reason, status=202, tag="tasks"),

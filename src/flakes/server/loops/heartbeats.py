@@ -13,9 +13,12 @@ class Heartbeats:
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
+        leases = plane.config.leases
+        # Who is heard must be written well before anybody would call it silent.
+        self._pace_s = min(INTERVAL_S, leases.suspect_after_s / 4, leases.lost_after_s / 4)
 
     async def run_once(self) -> float | None:
-        """Write who was heard since the last pass."""
+        """Write who was heard since the last pass; seconds until the next one is due."""
         heard = self._plane.hub.heard_since_last_flush()
         if heard:
             async with self._plane.database.connection() as conn:
@@ -24,4 +27,4 @@ class Heartbeats:
             silence_s = self._plane.config.leases.suspect_after_s
             async with self._plane.database.connection() as conn:
                 await links.orphaned(conn, self._plane.replica_id, silence_s)
-        return None
+        return self._pace_s

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket
 from flakes.core.task import Outcome
 from flakes.server.plane import Plane
 from flakes.server.streams.hub import Peer
-from flakes.server.streams.socket import authenticate, frames, pump
+from flakes.server.streams.socket import UNREADABLE, authenticate, frames, pump, readable
 from flakes.store import hosts, links, sandboxes
 from flakes.store.transitions import End
 from flakes.wire import host_stream as wire
@@ -34,8 +34,8 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
             async for frame in frames(socket):
                 peer.heard = True
                 try:
-                    message = _decode.decode(frame)
-                except msgspec.MsgspecError as error:
+                    message = _decode.decode(readable(frame))
+                except UNREADABLE as error:
                     log.warning("stream.bad_frame", peer=host_id, error=str(error)[:200])
                     continue
                 if isinstance(message, wire.Hello):
@@ -93,11 +93,12 @@ async def _receive(plane: Plane, peer: Peer, message: wire.Upstream) -> None:
             await end_lost(plane, lost, message.reason or "the sandbox was stopped")
             plane.wrote(freed=1)
         case wire.InstanceExited():
+            reason = message.reason[:500] or "it exited"
+            backoff_s = plane.config.capacity.launch_backoff_s
             async with plane.database.transaction() as conn:
-                sandbox_id = await sandboxes.by_instance(conn, peer.peer_id, message.instance_id)
-                reason = message.reason[:500] or "it exited"
-                gone = [sandbox_id] if sandbox_id else []
-                lost = await sandboxes.ended(conn, gone, "stopped", reason)
+                lost = await sandboxes.exited(
+                    conn, peer.peer_id, message.instance_id, reason, backoff_s=backoff_s
+                )
             await end_lost(plane, lost, reason)
             plane.wrote(freed=1)
         case wire.Hello() | wire.Heartbeat():

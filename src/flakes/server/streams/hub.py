@@ -35,6 +35,8 @@ class Peer:
         self.heard = False
         """Heard from since the last flush of heartbeats."""
         self.pools: dict[str, str] = {}
+        self.refused: set[str] = set()
+        """Assignments whose log lines were refused and recorded as such: one event each is enough."""
 
     def send(self, message: Any) -> None:
         """Queue a message; a full queue closes the connection."""
@@ -66,7 +68,7 @@ class Hub:
         """Take over a connection; an older one of the same peer is closed."""
         older = peers.get(peer.peer_id)
         peers[peer.peer_id] = peer
-        if older is not None:
+        if older is not None and older is not peer:
             older.close()
 
     def remove(self, peers: dict[str, Peer], peer: Peer) -> None:

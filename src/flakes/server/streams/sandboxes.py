@@ -2,24 +2,28 @@
 
 Batches of one connection are applied in order. Reading goes on while a batch is being committed, so what
 gathers meanwhile is one batch for the writers; acks leave after the commit. A frame that cannot be
-understood is logged and skipped: content never closes the stream (F22).
+understood is logged and skipped, and a message that cannot be stored is refused by itself: content never
+closes the stream (F22).
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import psycopg
 import structlog
 from starlette.websockets import WebSocket
 
 from flakes.core.task import Outcome
 from flakes.server.plane import Plane
 from flakes.server.streams.hub import Peer
-from flakes.server.streams.socket import authenticate, frames, pump
-from flakes.store import links, offers, sandboxes
+from flakes.server.streams.socket import UNREADABLE, authenticate, frames, pump, readable
+from flakes.store import links, logs, offers, sandboxes
+from flakes.store.hosts import record
 from flakes.store.transitions import Accept, End, Move
 from flakes.wire import sandbox_stream as wire
 from flakes.wire.codec import encode
@@ -30,6 +34,10 @@ _decode = msgspec.json.Decoder(wire.Upstream)
 
 WINDOW = 4_096
 """Unacknowledged messages a sandbox may have under way."""
+HELLO_TIMEOUT_S = 20.0
+LINE_MAX = 2**31 - 1
+AT_MS_MAX = 253_402_300_799_000
+"""The last second of the year 9999, the last that everybody can read."""
 
 
 async def serve(socket: WebSocket, plane: Plane) -> None:
@@ -51,10 +59,10 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
         await socket.close(1008, "this sandbox is not wanted any more")
         return
     peer.heard = True
-    plane.hub.add(plane.hub.sandboxes, peer)
     log.info("sandbox.connected", sandbox=sandbox_id, holds=len(hello.assignments))
     try:
         async with pump(socket, peer):
+            await _welcome(plane, peer, hello)
             await _reconcile(plane, peer, hello)
             plane.wrote(freed=1)
             await _receive(plane, peer, incoming)
@@ -64,25 +72,32 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
 
 
 async def _hello(incoming: Any) -> wire.Hello | None:
-    async for frame in incoming:
-        try:
-            message = _decode.decode(frame)
-        except msgspec.MsgspecError:
-            return None
-        return message if isinstance(message, wire.Hello) else None
-    return None
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            message = _decode.decode(readable(await anext(incoming)))
+    except (StopAsyncIteration, TimeoutError, *UNREADABLE):
+        return None
+    return message if isinstance(message, wire.Hello) else None
 
 
-async def _reconcile(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
-    """Compare the daemon's inventory with the live assignments, at once and both ways."""
+async def _welcome(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
+    """The first frame of all: only after it may anybody else send to this peer."""
     async with plane.database.connection() as conn:
         live = await offers.live_of(conn, peer.peer_id)
     held = {item.assignment_id for item in hello.assignments}
-    current = {assignment_id for assignment_id, *_ in live}
     peer.send(wire.Welcome(
         protocol=wire.PROTOCOL, heartbeat_s=plane.config.leases.heartbeat_s, window=WINDOW,
-        server_time_ms=0, drop=sorted(held - current),
+        server_time_ms=time.time_ns() // 1_000_000, drop=sorted(held - {a for a, *_ in live}),
     ))  # fmt: skip
+    plane.hub.add(plane.hub.sandboxes, peer)
+
+
+async def _reconcile(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
+    """Compare the daemon's inventory with the live assignments, at once and both ways. They are read after
+    the peer could be reached: what was offered before that moment is in them, what comes later is sent."""
+    async with plane.database.connection() as conn:
+        live = await offers.live_of(conn, peer.peer_id)
+    held = {item.assignment_id for item in hello.assignments}
     again = [a for a, state, _, _ in live if state == "offered" and a not in held]
     if again:
         await plane.offer(again)
@@ -105,7 +120,8 @@ async def _receive(plane: Plane, peer: Peer, incoming: Any) -> None:
             gathered = [await batches.get()]
             while not batches.empty():
                 gathered.append(batches.get_nowait())
-            stale = await _apply(plane, peer, [m for batch in gathered for m in batch.messages])
+            messages = [m for batch in gathered for m in batch.messages]
+            stale = await _apply_each(plane, peer, messages)
             last = gathered[-1]
             peer.send(wire.Ack(seq=last.first_seq + len(last.messages) - 1, stale=sorted(stale)))
 
@@ -114,13 +130,27 @@ async def _receive(plane: Plane, peer: Peer, incoming: Any) -> None:
         async for frame in incoming:
             peer.heard = True
             try:
-                message = _decode.decode(frame)
-            except msgspec.MsgspecError as error:
+                message = _decode.decode(readable(frame))
+            except UNREADABLE as error:
                 log.warning("stream.bad_frame", peer=peer.peer_id, error=str(error)[:200])
                 continue
             if isinstance(message, wire.Batch) and message.messages:
                 await batches.put(message)
         applying.cancel()
+
+
+async def _apply_each(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> set[str]:
+    """Like `_apply`; where the database refuses a value, one by one, so that only that message is refused."""
+    try:
+        stale = await _apply(plane, peer, messages)
+    except psycopg.DataError as error:
+        if len(messages) > 1:
+            return {a for m in messages for a in await _apply_each(plane, peer, [m])}
+        log.error("stream.message_refused", peer=peer.peer_id, error=str(error)[:200])
+        return {messages[0].assignment_id}
+    if stale:
+        log.warning("stream.stale", peer=peer.peer_id, assignments=sorted(stale)[:20])
+    return stale
 
 
 async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> set[str]:
@@ -140,12 +170,21 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
             case wire.Result():
                 moves.append(_end(message, sandbox_id))
             case wire.LogLines():
-                lines.append((sandbox_id, message))
+                if 0 <= message.first_line <= LINE_MAX - len(message.lines):
+                    lines.append((sandbox_id, _dated(message)))
+                else:
+                    log.warning("stream.bad_line_number", peer=sandbox_id, line=str(message.first_line)[:30])
     stale: set[str] = set()
     # Lines first: those of an attempt are refused once it has ended.
     if lines:
         refused = await plane.log_lines.write(lines)
         stale |= refused & {chunk.assignment_id for _, chunk in lines}
+        news = stale - peer.refused
+        if news:
+            peer.refused |= news
+            async with plane.database.connection() as conn:
+                await logs.record_refused(conn, peer.owner_id, sandbox_id, sorted(news))
+            plane.wrote()
     if moves:
         applied = await plane.transitions.write(moves)
         stale |= applied.stale & {move.assignment_id for move in moves}
@@ -153,6 +192,16 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
             if target == sandbox_id:
                 peer.send(wire.Cancel(assignment_ids=[assignment_id], reason="cancelled"))
     return stale
+
+
+def _dated(message: wire.LogLines) -> wire.LogLines:
+    """The lines with times that every reader can represent."""
+    if all(0 <= line.at_ms <= AT_MS_MAX for line in message.lines):
+        return message
+    lines = [
+        msgspec.structs.replace(line, at_ms=min(max(0, line.at_ms), AT_MS_MAX)) for line in message.lines
+    ]
+    return msgspec.structs.replace(message, lines=lines)
 
 
 def _end(message: wire.Result, sandbox_id: str) -> End:
@@ -165,12 +214,14 @@ def _end(message: wire.Result, sandbox_id: str) -> End:
     return End(
         message.assignment_id, sandbox_id, message.outcome,
         reason=message.error.message[:500] if message.error else "",
-        error=error, result=encode(kept).replace(b"\\u0000", b"\\ufffd"),
+        error=error, result=encode(kept),
         data={} if verified is None else {"verified": verified},
     )  # fmt: skip
 
 
 async def _disconnected(plane: Plane, peer: Peer) -> None:
     log.info("sandbox.disconnected", sandbox=peer.peer_id)
-    async with plane.database.connection() as conn:
-        await links.down(conn, peer.peer_id, peer.connection_id)
+    async with plane.database.transaction() as conn:
+        if await links.down(conn, peer.peer_id, peer.connection_id):
+            await record(conn, peer.owner_id, "sandbox.offline", {"sandboxId": peer.peer_id})
+    plane.wrote()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 
+import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flakes.server.plane import Plane
@@ -15,6 +17,16 @@ from flakes.wire.errors import ApiError
 
 FRAME_BYTES_MAX = 8 * 1024 * 1024
 """What a reader takes; senders stay under 1 MiB."""
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a frame that makes no sense may raise."""
+
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def readable(frame: bytes) -> bytes:
+    """The frame without NUL characters, which no text of the database can hold; U+FFFD stands for each."""
+    return _NUL.sub(rb"\1\\ufffd", frame) if b"\\u0000" in frame else frame
 
 
 async def authenticate(socket: WebSocket, plane: Plane, family: str, subject_id: str) -> Identity:
