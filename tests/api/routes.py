@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from api.caller import Answer, Api, name, task
+from api.following import following
 from api.peer import adapter, lines, sandbox
 from flakes.server.routing import Endpoint
 from flakes.wire.tasks import Output
@@ -233,8 +234,6 @@ def _retry(world: World, path: str) -> Answer:
 
 @case("GET", "/v1/events")
 def _events(world: World, path: str) -> Answer:
-    from api.following import following
-
     with following(world.api, runId=world.names["run"]) as stream:
         assert stream.media_type.startswith("text/event-stream")
         assert stream.next().event == "run.created"

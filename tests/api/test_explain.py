@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from api.caller import Api, task
@@ -12,7 +13,8 @@ from api.peer import adapter, host, pool, sandbox
 from api.plane import serving
 from embedded_servers import wait_until
 from flakes.store.explanations import CODES
-from flakes.wire.host_stream import LeaseResult
+from flakes.wire.host_stream import Launch, LeaseResult
+from flakes.wire.sandbox_stream import Accepted
 
 NOT_REACHABLE = {
     "wait_pending": "no task can wait for anything yet",
@@ -52,6 +54,7 @@ def no_host_online(api: Api) -> None:
     who, own = api.host(), adapter()
     with host(api, who, pool("a", own)):
         pass
+    wait_until(lambda: api.get(f"/v1/hosts/{who[0]}").ok()["status"] == "offline")
     assert expect(api, one(api, own), "no_host_online")["evidence"]["pools"] == 1
 
 
@@ -77,8 +80,6 @@ def launch_in_flight_then_failed(api: Api) -> None:
     with host(api, api.host(), pool("a", own)) as peer:
         made = one(api, own)
         assert expect(api, made, "launch_in_flight")["evidence"]["launching"] == 1
-        from flakes.wire.host_stream import Launch
-
         launch = peer.expect(Launch)
         peer.tell(LeaseResult(lease_id=launch.lease_id, ok=False, reason="disk full"))
         assert expect(api, made, "launch_failed")["evidence"]["reason"] == "disk full"
@@ -103,8 +104,6 @@ def busy_and_running_and_offered_and_retrying_and_ended(api: Api) -> None:
         offered = daemon.offer()
         found = expect(api, made, "offer_in_flight")
         assert found["evidence"] == {"sandboxId": daemon.sandbox_id}
-        from flakes.wire.sandbox_stream import Accepted
-
         daemon.deliver(Accepted(assignment_id=offered.assignment_id))
         assert expect(api, made, "running")["evidence"]["sandboxId"] == daemon.sandbox_id
         waiting = one(api, own)
@@ -120,11 +119,10 @@ def busy_and_running_and_offered_and_retrying_and_ended(api: Api) -> None:
 
 def not_scheduled_yet(directory: Path, dsn: str) -> None:
     """While another replica holds the lease, and has not looked yet."""
-    with serving(directory, dsn) as elsewhere:
-        elsewhere.stop()
-    with elsewhere.connect() as conn:
+    with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(
-            "update leaders set holder = 'another', expires_at = now() + interval '1 hour'"
+            "insert into leaders (name, holder, term, since, expires_at)"
+            " values ('loops', 'another', 1, now(), now() + interval '1 hour')"
         )
     with serving(directory, dsn) as server:
         api = server.owner()

@@ -9,6 +9,7 @@ from api.caller import Api, name, task
 from api.following import following
 from api.peer import (
     HostPeer,
+    SandboxPeer,
     adapter,
     host,
     host_hello,
@@ -19,6 +20,7 @@ from api.peer import (
 )
 from embedded_servers import wait_until
 from flakes.wire.host_stream import Heartbeat, InstanceExited, Launch, LeaseResult, Stop
+from flakes.wire.sandbox_stream import Heartbeat as SandboxHeartbeat
 
 
 def one(api: Api, own: str, **fields: Any) -> str:
@@ -172,6 +174,8 @@ def test_a_daemon_that_dies_before_it_connects_is_a_failed_launch(api: Api) -> N
 
 
 def test_a_launch_that_comes_to_nothing_times_out(quick: Api) -> None:
+    """What a person runs by hand has no such limit: it may come as late as it likes."""
+    by_hand = quick.sandbox()
     who, own = quick.host(), adapter()
     with host(quick, who, pool("a", own)) as peer:
         made = one(quick, own)
@@ -181,6 +185,9 @@ def test_a_launch_that_comes_to_nothing_times_out(quick: Api) -> None:
         shown = quick.get(f"/v1/sandboxes/{silent.sandbox_id}").ok()
         assert (shown["status"], shown["reason"]) == ("failed", "it did not connect within 2 s")
         assert quick.task(made)["status"] == "QUEUED"
+    assert status_of(quick, by_hand[0]) == "launching"
+    with sandbox(quick, by_hand):
+        assert status_of(quick, by_hand[0]) == "running"
 
 
 def test_work_of_an_exited_instance_goes_on_within_a_second(api: Api) -> None:
@@ -302,10 +309,8 @@ def test_an_idle_sandbox_is_retired(quick: Api) -> None:
     assert quick.task(made)["status"] == "SUCCEEDED"
 
 
-def _beating(daemon: Any, peer: HostPeer, kind: type[Any]) -> Any:
+def _beating(daemon: SandboxPeer, peer: HostPeer, kind: type[Any]) -> Any:
     """Wait for a message to the host while the sandbox sends its heartbeats."""
-    from flakes.wire.sandbox_stream import Heartbeat as SandboxHeartbeat
-
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
         daemon.tell(SandboxHeartbeat(running=0))
@@ -331,3 +336,25 @@ def test_a_silent_sandbox_does_not_hold_its_place_in_the_pool(quick: Api) -> Non
             assert status_of(quick, launch.sandbox_id) == "running"
             assert back.start().task_id == made
         peer.tell(LeaseResult(lease_id=replacement.lease_id, ok=True))
+
+
+def test_an_advertisement_beyond_the_limits_is_refused(api: Api) -> None:
+    """The connection ends with the reason, and nothing of the advertisement is taken over."""
+    who, own = api.host(), adapter()
+    with host(api, who, pool("kept", own)):
+        pass
+    for pools, says in (
+        ([pool(f"p{n}", own) for n in range(65)], "64 pools"),
+        ([pool("a", own, capabilities=[f"c{n}" for n in range(65)])], "64 capabilities"),
+        ([pool("a", own, max_instances=10**12)], "maxInstances"),
+        ([pool("a", own, max_concurrency=0)], "maxConcurrency"),
+        ([pool("No Key", own)], "poolKey"),
+    ):
+        with open_stream(api.url, "hosts", *who) as ws:
+            peer = HostPeer(ws, who[0])
+            peer.tell(host_hello(who[0], pools))
+            assert peer.wait_closed() == 1008
+            assert ws.close_reason is not None
+            assert says in ws.close_reason
+    shown = api.get(f"/v1/hosts/{who[0]}/pools").ok()["hostPools"]
+    assert [(p["poolKey"], p["available"]) for p in shown] == [("kept", True)]

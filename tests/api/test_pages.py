@@ -8,6 +8,7 @@ from typing import Any
 from api.caller import Api, name, task
 from api.peer import adapter, lines, sandbox
 from api.plane import Server
+from flakes.store import tasks as statements
 
 
 def walk(api: Api, path: str, plural: str, limit: int, **query: Any) -> list[dict[str, Any]]:
@@ -117,8 +118,6 @@ def test_a_list_of_tasks_does_not_load_what_they_hold(server: Server, api: Api) 
         assert word.encode() not in answer.content
         assert len(answer.content) < 4 * 1_000
     assert word.encode() in api.get(f"/v1/tasks/{made['tasks'][0]['taskId']}").content
-
-    from flakes.store import tasks as statements
 
     with server.connect() as conn:
         plan = conn.execute(

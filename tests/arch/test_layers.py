@@ -47,14 +47,14 @@ def test_the_layers_hold() -> None:
 
 
 def test_only_server_imports_store() -> None:
-    """Also without the linter, and inside functions."""
+    """Also without the linter, and inside functions. The command line starts servers, and imports them."""
     for path in MODULES:
         package = path.relative_to(SOURCE).parts[0]
         used = {module.split(".")[1] for module in _imports(path) if module.startswith("flakes.")}
         if package not in ("server", "store"):
             assert "store" not in used, name_of(path)
         if package not in ("server", "cli"):
-            assert package == "server" or "server" not in used, name_of(path)
+            assert "server" not in used, name_of(path)
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "core").rglob("*.py")), ids=name_of)
@@ -78,9 +78,10 @@ def test_core_is_pure(path: Path) -> None:
 def test_a_module_is_short_and_says_what_it_is(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= LINES_MAX, f"split it: more than {LINES_MAX} lines"
-    doc = ast.get_docstring(tree(path))
-    assert doc, "a module says what it owns"
-    assert doc.strip().split("\n")[0].rstrip().endswith((".", ":", "`", ",", ";")) or "\n" in doc
+    code = [node for node in tree(path).body if not isinstance(node, ast.ImportFrom)]
+    if path.name == "__init__.py" and not code:
+        return  # a package of which nothing is said but that it is one
+    assert ast.get_docstring(tree(path)), "a module says what it owns"
 
 
 def test_every_event_that_is_written_is_listed_and_the_other_way_round() -> None:
@@ -98,7 +99,7 @@ def test_every_event_that_is_written_is_listed_and_the_other_way_round() -> None
                 if form.fullmatch(node.value):
                     emitted.add(node.value)
                 elif "insert into events" in node.value:
-                    emitted |= {m for m in re.findall(r"'([a-z]+\.[a-z_]+)'", node.value)}
+                    emitted |= set(re.findall(r"'([a-z]+\.[a-z_]+)'", node.value))
     # `f"task.{status.lower()}"` names the three ends of a task.
     emitted |= {"task.succeeded", "task.failed", "task.cancelled"}
     assert emitted - TYPES.keys() == set(), "list them in wire.events.TYPES"
@@ -171,7 +172,7 @@ def test_requirements_hold_names_versions_and_hashes_only() -> None:
 
 
 def test_no_tracked_file_names_a_package_index_or_a_home_directory() -> None:
-    index = re.compile(r"--(?:extra-)?index-url[ =]\S*//|PIP_INDEX_URL=\S|UV_(?:DEFAULT_)?INDEX(?:_URL)?=\S")
+    index = re.compile(r"--(?:extra-)?index-url[ =]\S*//|\b(?:PIP_INDEX_URL|UV_(?:DEFAULT_)?INDEX(?:_URL)?)=\w")
     home = re.compile(r"/(?:home|Users)/(?!me/|you/|user/|ada/|flakes/)[a-z][a-z0-9_-]+/")
     for name, text in texts():
         assert not index.search(text), name

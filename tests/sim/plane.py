@@ -105,16 +105,23 @@ class Plane:
             assert await sandboxes.greet(conn, link.hello) == self.owner_id
             await links.up(conn, link.sandbox_id, self.replica_id, link.connection_id)
         yield
-        self.hub[link.sandbox_id] = link
         async with self.db.connection() as conn:
             live = await offers.live_of(conn, link.sandbox_id)
         yield
         held = {item.assignment_id for item in link.hello.assignments}
         drop = sorted(held - {assignment_id for assignment_id, *_ in live})
         link.send(Welcome(protocol=1, heartbeat_s=15, window=4_096, server_time_ms=0, drop=drop))
+        older = self.hub.get(link.sandbox_id)
+        self.hub[link.sandbox_id] = link
+        if older is not None and older.open:
+            older.cut()
+            self.add("disconnected", self.disconnected(older))
+        yield
+        async with self.db.connection() as conn:
+            live = await offers.live_of(conn, link.sandbox_id)
+        yield
         again = [a for a, state, _, _ in live if state == "offered" and a not in held]
         if again:
-            yield
             await self._offer_again(again)
         for assignment_id, _, cancelled, _ in live:
             if cancelled and assignment_id in held:
@@ -130,6 +137,9 @@ class Plane:
         link.receiving = True
 
     async def disconnected(self, link: Link) -> Job:
+        """The connection ended; what its hello set off is finished first, as one coroutine does it."""
+        while not link.receiving:
+            yield
         if self.hub.get(link.sandbox_id) is link:
             del self.hub[link.sandbox_id]
         yield

@@ -208,7 +208,7 @@ class Simulation:
     def _greet(self, daemon: Daemon) -> None:
         assert self.plane is not None
         self._connections += 1
-        link = daemon.connect(f"connection-{self._connections}")
+        link = daemon.connect(f"connection-{self._connections:06}")
         self.plane.add("connected", self.plane.connected(link))
 
     async def _schedule(self) -> None:
@@ -447,7 +447,9 @@ class Simulation:
         self._require(not live, f"slots are still held: {live}")
         self._require(not queue, f"still in the queue: {queue}")
         for daemon in self.daemons:
-            self._require(not daemon.held, f"{daemon.sandbox_id} still holds {list(daemon.held)}")
+            self._require(
+                not daemon.held, f"{daemon.sandbox_id} still holds {list(daemon.held.values())}"
+            )
             self._require(
                 not daemon.outbox, f"{daemon.sandbox_id} has still to say {daemon.outbox}"
             )

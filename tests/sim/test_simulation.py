@@ -14,7 +14,7 @@ from sim.simulation import simulation
 
 pytestmark = pytest.mark.anyio
 
-STEPS = 220
+STEPS = 500
 _ONE = os.environ.get("FLAKES_SIM_SEED")
 SEEDS = [int(_ONE)] if _ONE else list(range(int(os.environ.get("FLAKES_SIM_SEEDS", "30"))))
 

@@ -135,8 +135,8 @@ def _listen(
         if left_s <= 0 or not select.select([reader], [], [], left_s)[0]:
             process.terminate()
             process.wait(processes.STOP_GRACE_S["supervisor"])
-            message = f"the session did not start in {START_TIMEOUT_S:g} s"
-            raise _failure(layout, sizes, "supervisor", message)
+            text = f"the session did not start in {START_TIMEOUT_S:g} s"
+            raise _failure(layout, sizes, "supervisor", text)
         chunk = os.read(reader, 65_536)
         buffer += chunk
         *lines, buffer = buffer.split(b"\n")

@@ -11,14 +11,15 @@ _UP = Query("""
     values (%(peer_id)s, %(replica_id)s, %(connection_id)s, true, now())
     on conflict (peer_id) do update
     set replica_id = excluded.replica_id, connection_id = excluded.connection_id, connected = true,
-        seen_at = now()""")
+        seen_at = now()
+    where l.replica_id <> excluded.replica_id or l.connection_id <= excluded.connection_id""")
 
 _DOWN = Query("""
     update links set connected = false, seen_at = now()
     where peer_id = %(peer_id)s and connection_id = %(connection_id)s and connected""")
 
 _SEEN = Query("""
-    update links l set seen_at = now()
+    update links l set seen_at = now(), connected = true
     from unnest(%(peer_ids)s::text[], %(connection_ids)s::text[]) as u(peer_id, connection_id)
     where l.peer_id = u.peer_id and l.connection_id = u.connection_id""")
 
@@ -54,7 +55,11 @@ _ORPHANED = Query("""
 
 
 async def up(conn: Connection, peer_id: str, replica_id: str, connection_id: str) -> None:
-    """A peer connected; its newest connection is the only one that counts."""
+    """A peer connected; its newest connection is the only one that counts.
+
+    Connection ids of one replica sort by time: a hello that is slow to be written does not take the place
+    of the connection that came after it.
+    """
     params = {"peer_id": peer_id, "replica_id": replica_id, "connection_id": connection_id}
     await run(conn, _UP, params)
 
@@ -65,7 +70,8 @@ async def down(conn: Connection, peer_id: str, connection_id: str) -> bool:
 
 
 async def seen(conn: Connection, peers: Sequence[tuple[str, str]]) -> None:
-    """Heartbeats since the last call: (peer id, connection id)."""
+    """Heartbeats since the last call: (peer id, connection id). Whoever is heard is connected, also when
+    another replica had given its link up (see `orphaned`)."""
     params = {"peer_ids": [p[0] for p in peers], "connection_ids": [p[1] for p in peers]}
     await run(conn, _SEEN, params)
 

@@ -9,6 +9,8 @@ import msgspec
 import structlog
 from starlette.websockets import WebSocket
 
+from flakes.core import limits
+from flakes.core.keys import is_key
 from flakes.core.task import Outcome
 from flakes.server.plane import Plane
 from flakes.server.streams.hub import Peer
@@ -41,6 +43,11 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
                 if isinstance(message, wire.Hello):
                     if message.host_id != host_id:
                         break
+                    refused = _excess(message)
+                    if refused:
+                        log.warning("host.refused", host=host_id, reason=refused)
+                        await socket.close(1008, refused)
+                        break
                     connected = True
                     await _greet(plane, peer, message)
                 elif connected:
@@ -52,6 +59,21 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
                 await hosts.record(conn, peer.owner_id, "host.offline", {"hostId": host_id})
         plane.wrote()
         log.info("host.disconnected", host=host_id)
+
+
+def _excess(hello: wire.Hello) -> str:
+    """Which limit an advertisement breaks, or nothing."""
+    if len(hello.pools) > limits.POOLS_PER_HOST_MAX:
+        return f"more than {limits.POOLS_PER_HOST_MAX} pools"
+    for pool in hello.pools:
+        if not is_key(pool.pool_key):
+            return "a poolKey is not a valid key"
+        if len(pool.capabilities) > limits.CAPABILITIES_MAX:
+            return f"pool {pool.pool_key} has more than {limits.CAPABILITIES_MAX} capabilities"
+        for name, value in (("maxInstances", pool.max_instances), ("maxConcurrency", pool.max_concurrency)):
+            if not 1 <= value <= limits.CONCURRENCY_MAX:
+                return f"{name} of pool {pool.pool_key} is not within 1 and {limits.CONCURRENCY_MAX}"
+    return ""
 
 
 async def _greet(plane: Plane, peer: Peer, hello: wire.Hello) -> None:

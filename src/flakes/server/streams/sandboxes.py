@@ -18,6 +18,7 @@ import psycopg
 import structlog
 from starlette.websockets import WebSocket
 
+from flakes.core import limits
 from flakes.core.task import Outcome
 from flakes.server.plane import Plane
 from flakes.server.streams.hub import Peer
@@ -51,6 +52,11 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
     if hello is None or hello.sandbox_id != sandbox_id:
         await socket.close(1002, "hello expected")
         return
+    refused = _excess(hello)
+    if refused:
+        log.warning("sandbox.refused", sandbox=sandbox_id, reason=refused)
+        await socket.close(1008, refused)
+        return
     async with plane.database.transaction() as conn:
         owner_id = await sandboxes.greet(conn, hello)
         if owner_id is not None:
@@ -78,6 +84,15 @@ async def _hello(incoming: Any) -> wire.Hello | None:
     except (StopAsyncIteration, TimeoutError, *UNREADABLE):
         return None
     return message if isinstance(message, wire.Hello) else None
+
+
+def _excess(hello: wire.Hello) -> str:
+    """Which limit a hello breaks, or nothing."""
+    if not 0 <= hello.max_concurrency <= limits.CONCURRENCY_MAX:
+        return f"maxConcurrency is not within 0 and {limits.CONCURRENCY_MAX}"
+    if max(len(hello.capabilities), len(hello.adapters)) > limits.CAPABILITIES_MAX:
+        return f"more than {limits.CAPABILITIES_MAX} capabilities or adapters"
+    return ""
 
 
 async def _welcome(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
