@@ -69,6 +69,12 @@ _DELETE = Query("""
         delete from task_dependencies where task_id in (select task_id from gone)
     ), queue as (
         delete from ready_tasks where task_id in (select task_id from gone)
+    ), pads as (
+        delete from workpads where task_id in (select task_id from gone)
+    ), pad_versions as (
+        delete from workpad_versions where task_id in (select task_id from gone)
+    ), reservations as (
+        delete from file_reservations where run_id = %(run_id)s
     )
     delete from runs where run_id = %(run_id)s""")
 

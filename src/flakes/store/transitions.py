@@ -46,6 +46,20 @@ END_ASSIGNMENTS = Query("""
         as u(assignment_id, state, reason)
     where a.assignment_id = u.assignment_id""")
 
+# What an attempt had reserved goes with it, whatever ended it. A statement of its own after the one above:
+# that may have waited for an operation of the task, whose reservations its snapshot would not show.
+RELEASE_FILES = Query("""
+    with released as (
+        delete from file_reservations f where f.assignment_id = any(%(assignment_ids)s)
+        returning f.run_id, f.task_id, f.assignment_id, f.path, f.kind
+    )
+    insert into events (owner_id, run_id, task_id, type, data)
+    select r.owner_id, f.run_id, f.task_id, 'files.released', json_build_object(
+        'assignmentId', f.assignment_id, 'count', count(*), 'because', 'ended', 'selectors',
+        to_json((array_agg(json_build_object('path', f.path, 'kind', f.kind) order by f.path))[:20]))
+    from released f join runs r on r.run_id = f.run_id
+    group by r.owner_id, f.run_id, f.task_id, f.assignment_id""")
+
 FINISH = Query("""
     update tasks t set status = u.status, finished_at = now(), error = u.error, next_attempt_at = null
     from unnest(%(task_ids)s::text[], %(statuses)s::text[], %(errors)s::json[])
@@ -296,6 +310,9 @@ class _Batch:
                 "assignment_ids": [row.assignment_id for row, _, _ in self.ends],
                 "states": [str(state) for _, state, _ in self.ends],
                 "reasons": [reason or None for _, _, reason in self.ends],
+            })  # fmt: skip
+            await run(conn, RELEASE_FILES, {
+                "assignment_ids": [row.assignment_id for row, _, _ in self.ends],
             })  # fmt: skip
         if self.finished:
             await run(conn, FINISH, {

@@ -1,0 +1,76 @@
+"""What a running task may ask the control plane for: one table, read by all who take part.
+
+The server makes a route of every entry, ``POST .../assignments/{assignmentId}/operations/{name}``, and
+fences it by the assignment; the sandbox forwards nothing that is not in the table; the `flakes` command
+that a task finds on its PATH offers the entries that have words. An operation acts for the assignment
+that asks and for no other, so no request names a task, a run or an owner to act as.
+
+A request may arrive twice: the sandbox sends it again when the connection broke before the answer came.
+So every operation is idempotent, by nature or by an id in its request. An answer comes within 50 s; what
+takes longer is asked for again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from flakes.core import limits
+from flakes.wire.codec import Body
+from flakes.wire.reservations import (
+    FilesCheck,
+    FilesChecked,
+    FilesRelease,
+    FilesReleased,
+    FilesReserve,
+    Reservations,
+)
+from flakes.wire.workpads import Workpad, WorkpadPut
+
+
+class Empty(Body, frozen=True, kw_only=True):
+    """The body of an operation that takes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing a task may do. `grant`: the tool grant it needs, None for what every task may. `summary`
+    is a sentence for documents and help. `words`: the command that does it inside a task, without
+    `flakes`; empty when there is none. `errors`: codes it may answer besides those of every operation.
+    """
+
+    request: type[Any]
+    answer: type[Any]
+    summary: str
+    grant: str | None = None
+    words: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    body_max_bytes: int = limits.OPERATION_SIZE_BYTES_MAX
+
+
+OPERATIONS: Final[dict[str, Operation]] = {
+    "workpad.read": Operation(
+        Empty, Workpad, "Read the task's own workpad.", words=("tasks", "workpad", "pull"),
+    ),
+    "workpad.save": Operation(
+        WorkpadPut, Workpad, "Save a new version of the task's own workpad.",
+        words=("tasks", "workpad", "push"), errors=("workpad_version_conflict", "workpad_too_large"),
+    ),
+    "files.reserve": Operation(
+        FilesReserve, Reservations, "Reserve paths of the run for this assignment, all or none.",
+        words=("tasks", "files", "reserve"), errors=("file_reservation_conflict", "limit_exceeded"),
+    ),
+    "files.release": Operation(
+        FilesRelease, FilesReleased, "Release reservations of this assignment.",
+        words=("tasks", "files", "release"), errors=("limit_exceeded",),
+    ),
+    "files.list": Operation(
+        Empty, Reservations, "List the reservations of this assignment.",
+        words=("tasks", "files", "list"),
+    ),
+    "files.check": Operation(
+        FilesCheck, FilesChecked, "Say whether paths conflict with reservations of other tasks.",
+        words=("tasks", "files", "check"), errors=("limit_exceeded",),
+    ),
+}  # fmt: skip
+"""By name, `<noun>.<verb>`."""
