@@ -16,7 +16,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flakes.server import openapi
-from flakes.server.api import artifacts, events, fleet, projects, runs, sandbox_scope, service, tasks
+from flakes.server.api import (
+    artifacts,
+    events,
+    fleet,
+    projects,
+    runs,
+    sandbox_scope,
+    service,
+    tasks,
+)
 from flakes.server.plane import Plane
 from flakes.server.routing import Endpoint, asgi, refusal
 from flakes.server.streams import hosts as host_stream

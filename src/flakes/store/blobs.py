@@ -14,8 +14,10 @@ of garbage has to leave alone what was put a moment ago.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -36,7 +38,7 @@ SIZE_BYTES_MAX = 5 * 1024**3
 """The largest blob that `put` takes unless told otherwise. S3 copies no larger object in one request."""
 _PART_BYTES = 5 * 1024**2  # S3 takes no smaller part of a multipart upload
 _PARTS_AT_ONCE = 2
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 512 * 1024
 _HASH_INLINE_BYTES = 64 * 1024  # above it a thread hashes, so that the event loop goes on
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FULL_SIGNS = tuple(f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT))
@@ -178,15 +180,11 @@ class BlobStore:
         held: bytes | None = None
         with telling(f"Blob {digest} cannot be read", digest):
             if first < last:
-                response = await self._store.get_async(
-                    _key(digest), options={"range": (first, last)}
-                )
-                async for piece in response.stream(min_chunk_size=_READ_BYTES):
+                seen = hasher if whole else None
+                async for piece in self._pieces(_key(digest), first, last, seen):
                     if held is not None:
                         yield held
-                    held = bytes(piece)
-                    if whole:
-                        await _hash(hasher, held)
+                    held = piece
         if whole and f"sha256:{hasher.hexdigest()}" != digest:
             raise BlobError(
                 "blob_corrupt",
@@ -195,6 +193,37 @@ class BlobStore:
             )
         if held is not None:
             yield held
+
+    async def _pieces(self, key: str, first: int, last: int, hasher: Any) -> AsyncIterator[bytes]:
+        """The bytes between, seen by `hasher` if there is one; the next piece is read while one is used."""
+        if self._root is None:
+            response = await self._store.get_async(key, options={"range": (first, last)})
+            async for part in response.stream(min_chunk_size=_READ_BYTES):
+                piece = bytes(part)
+                if hasher is not None:
+                    await _hash(hasher, piece)
+                yield piece
+            return
+        descriptor = os.open(self._root / key, os.O_RDONLY | os.O_CLOEXEC)
+
+        def read(at: int) -> bytes:
+            piece = os.pread(descriptor, min(_READ_BYTES, last - at), at)
+            if hasher is not None:
+                hasher.update(piece)
+            return piece
+
+        reading = asyncio.ensure_future(asyncio.to_thread(read, first))
+        try:
+            while piece := await asyncio.shield(reading):
+                first += len(piece)
+                if first < last:
+                    reading = asyncio.ensure_future(asyncio.to_thread(read, first))
+                yield piece
+                if first >= last:
+                    return
+        finally:
+            # A thread may still be reading: the descriptor is closed when it is done.
+            reading.add_done_callback(functools.partial(_close, descriptor))
 
     async def size(self, digest: str) -> int:
         """The size in bytes. Raises `blob_missing`, `digest_invalid`."""
@@ -406,6 +435,12 @@ def _key(digest: str) -> str:
     check_digest(digest)
     digits = digest.removeprefix("sha256:")
     return f"sha256/{digits[:2]}/{digits[2:4]}/{digits}"
+
+
+def _close(descriptor: int, reading: asyncio.Future[bytes]) -> None:
+    if not reading.cancelled():
+        reading.exception()  # looked at: nobody wants the piece any more
+    os.close(descriptor)
 
 
 def _settle_file(root: Path, upload: str, key: str) -> None:
