@@ -41,12 +41,11 @@ def requested(header: str | None, size_bytes: int) -> tuple[int, int] | None:
             raise UnsatisfiableError
         return max(0, size_bytes - length), size_bytes
     start = int(match[1])
-    end = int(match[2]) + 1 if match[2] else size_bytes
-    if end <= start:
+    if match[2] and int(match[2]) < start:
         return None  # not a valid range: as if it were not there
     if start >= size_bytes:
         raise UnsatisfiableError
-    return start, min(end, size_bytes)
+    return start, min(int(match[2]) + 1, size_bytes) if match[2] else size_bytes
 
 
 def sent(header: str) -> Part | None:

@@ -29,10 +29,11 @@ _DUE = Query("""
     order by due_at limit %(limit)s for update skip locked""")
 
 _REFERRED = Query("""
-    select d.digest from unnest(%(digests)s::text[]) d(digest)
-    where exists (select from artifacts a where a.digest = d.digest and a.state = 'ready')
-       or exists (select from task_results s where (s.result -> 'outputs') is not null
-                  and output_blobs(s.result) @> array[d.digest])""")
+    select digest from artifacts where digest = any(%(digests)s::text[]) and state = 'ready'
+    union
+    select d.digest from task_results s, unnest(output_blobs(s.result)) d(digest)
+    where (s.result -> 'outputs') is not null and output_blobs(s.result) && %(digests)s::text[]
+      and d.digest = any(%(digests)s::text[])""")
 
 _SEEN = Query("delete from blob_notes where digest = any(%(digests)s)")
 

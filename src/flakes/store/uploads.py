@@ -52,7 +52,10 @@ class Upload:
 class Writer(Protocol):
     """The one who appends to an upload."""
 
-    unsynced_bytes: int
+    @property
+    def unsynced_bytes(self) -> int:
+        """What was written since the last `sync`."""
+        ...
 
     async def write(self, piece: bytes) -> None: ...
 

@@ -12,8 +12,8 @@ import click
 
 from flakes.cli.options import asks, page_options, remote_options
 from flakes.cli.output import Output, bold, dim, is_terminal
-from flakes.cli.render.text import ago, clean, one_line, shortened
-from flakes.cli.render.transfer import TransferLine, size
+from flakes.cli.render.text import ago, clean, one_line, shortened, size
+from flakes.cli.render.transfer import TransferLine
 
 if TYPE_CHECKING:
     from flakes.client.api import Client

@@ -6,6 +6,7 @@ import sys
 import time
 
 from flakes.cli.output import is_terminal
+from flakes.cli.render.text import size
 
 EVERY_S = 0.1
 
@@ -39,12 +40,3 @@ class TransferLine:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
-
-def size(size_bytes: int) -> str:
-    """A size for people: `512 bytes`, `1.5 MiB`."""
-    amount = float(size_bytes)
-    for unit in ("bytes", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} GiB"
