@@ -6,6 +6,7 @@ names into a path, for its owner or for somebody else to try.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable
@@ -54,11 +55,18 @@ def build(api: Api) -> World:
         peer.finish(first.assignment_id, text="done", outputs={"report": output})
         second = peer.start()
     host_id, _ = api.host()
+    artifact = api.post("/v1/artifacts", artifact_of(BLOB, runId=made["run"]["runId"])).ok(201)
     return World(api, sandbox_api, {
         "projectKey": project, "run": made["run"]["runId"], "taskKey": "first",
         "taskId": first.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
+        "artifactId": artifact["artifactId"],
     })  # fmt: skip
+
+
+def artifact_of(content: bytes, **fields: object) -> dict[str, object]:
+    """The body that makes an artifact with its content."""
+    return {"kind": "file", "bytesBase64": base64.b64encode(content).decode(), **fields}
 
 
 def request(world: World, endpoint: Endpoint, path: str, api: Api) -> Answer:
@@ -101,6 +109,7 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/tasks/{taskId}/cancel"): lambda world: {},
     ("POST", "/v1/tasks/{taskId}/retry"): lambda world: {},
     ("POST", "/v1/hosts/setup"): lambda world: {"hostName": "h"},
+    ("POST", "/v1/artifacts"): lambda world: {"kind": "file"},
     ("POST", "/v1/sandboxes"): lambda world: {"name": "s"},
     ("PUT", "/v1/tasks/{taskId}/workpad"): lambda world: {"bodyMarkdown": "b", "baseVersion": 0},
     **{("POST", PATH + operation): lambda world, body=body: body for operation, body in OPERATION_BODIES.items()},
@@ -139,6 +148,9 @@ for _path, _holds in {
     "/v1/tasks/{taskId}/workpad/versions": "versions",
     "/v1/tasks/{taskId}/workpad/versions/{version}": "bodyMarkdown",
     "/v1/runs/{run}/file-reservations": "reservations",
+    "/v1/artifacts": "artifacts",
+    "/v1/artifacts/{artifactId}": "locations", "/v1/artifacts/{artifactId}/upload": "offset",
+    "/v1/runs/{run}/artifacts": "artifacts", "/v1/runs/{run}/outputs": "outputs",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 
@@ -148,6 +160,40 @@ def _output(world: World, path: str) -> Answer:
     answer = world.api.get(world.fill(path))
     assert (answer.status, answer.content) == (200, BLOB)
     assert answer.headers["etag"] == f'"{DIGEST}"'
+    return answer
+
+
+@case("POST", "/v1/artifacts")
+def _create_artifact(world: World, path: str) -> Answer:
+    answer = world.api.post(path, artifact_of(BLOB, name="b.bin"))
+    made = answer.ok(201)
+    assert (made["state"], made["digest"], made["sizeBytes"]) == ("ready", DIGEST, len(BLOB))
+    assert made["locations"][0]["available"] is True
+    return answer
+
+
+@case("PUT", "/v1/artifacts/{artifactId}/content")
+def _put_content(world: World, path: str) -> Answer:
+    made = world.api.post("/v1/artifacts", {"kind": "file"}).ok(201)
+    assert (made["state"], made["locations"]) == ("pending", [])
+    answer = world.api.call("PUT", path.format(**made), content=BLOB)
+    assert (answer.ok(200)["state"], answer.json["digest"]) == ("ready", DIGEST)
+    return answer
+
+
+@case("GET", "/v1/artifacts/{artifactId}/fetch")
+def _fetch(world: World, path: str) -> Answer:
+    answer = world.api.get(world.fill(path))
+    assert (answer.status, answer.content) == (200, BLOB)
+    return answer
+
+
+@case("DELETE", "/v1/artifacts/{artifactId}")
+def _delete_artifact(world: World, path: str) -> Answer:
+    made = world.api.post("/v1/artifacts", artifact_of(BLOB)).ok(201)
+    answer = world.api.delete(path.format(**made))
+    assert answer.ok(200) == {"artifactId": made["artifactId"], "status": "deleted"}
+    world.api.get(path.format(**made)).refused("not_found")
     return answer
 
 

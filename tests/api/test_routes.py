@@ -100,7 +100,7 @@ def test_a_project_of_another_account_takes_no_run(world: World, other: Api) -> 
 def test_lists_hold_ones_own_things_only(world: World, other: Api) -> None:
     for path, plural in (
         ("/v1/projects", "projects"), ("/v1/runs", "runs"), ("/v1/hosts", "hosts"),
-        ("/v1/sandboxes", "sandboxes"),
+        ("/v1/sandboxes", "sandboxes"), ("/v1/artifacts", "artifacts"),
     ):  # fmt: skip
         assert world.api.get(path).ok()[plural]
         assert other.get(path).ok() == {plural: [], "nextCursor": None}
@@ -131,5 +131,6 @@ def _picture(world: World) -> list[object]:
     paths = (
         "/v1/projects/{projectKey}", "/v1/runs/{run}", "/v1/runs/{run}/tasks", "/v1/tasks/{taskId}",
         "/v1/hosts/{hostId}", "/v1/tasks/{taskId}/result",
+        "/v1/artifacts/{artifactId}", "/v1/runs/{run}/outputs",
     )  # fmt: skip
     return [world.api.get(world.fill(path)).ok() for path in paths]

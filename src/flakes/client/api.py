@@ -17,6 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from flakes.client import events as event_stream
+from flakes.client.artifacts import ArtifactMethods
 from flakes.client.events import Notice
 from flakes.client.transport import Address, Transport
 from flakes.core import keys
@@ -35,7 +36,7 @@ class Me(codec.Frozen, frozen=True, kw_only=True):
     server_version: str
 
 
-class Client:
+class Client(ArtifactMethods):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 
     `locate` is asked for a new address when the connection is refused (a local session may move).

@@ -13,7 +13,7 @@ import asyncio
 import ipaddress
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -148,6 +148,28 @@ class Transport:
         return self._http.stream(
             "GET", path, params=_present(params), headers=dict(headers), timeout=timeout
         )
+
+    async def upload(
+        self,
+        path: str,
+        kind: type[T],
+        *,
+        content: AsyncIterable[bytes],
+        params: Mapping[str, Any],
+        headers: Mapping[str, str],
+        silence_s: float,
+    ) -> T:
+        """PUT a body that is read as it is sent, once: whoever sends it knows whether to go on."""
+        timeout = httpx2.Timeout(self._timeout_s, read=silence_s)
+        try:
+            response = await self._http.put(
+                path, content=content, params=_present(params), headers=dict(headers), timeout=timeout
+            )
+        except httpx2.TransportError as error:
+            raise self.unreachable(error) from error
+        if response.status_code >= 400:
+            raise error_of(response.status_code, response.content)
+        return codec.decode(response.content, kind)
 
     async def relocate(self) -> None:
         """Follow a local session that has moved; without `locate` nothing happens."""

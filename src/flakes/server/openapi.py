@@ -87,6 +87,8 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     responses: dict[str, Any] = {str(endpoint.status): {"description": endpoint.summary, "content": content}}
     if endpoint.creates:
         responses["201"] = {"description": "Created.", "content": content}
+    for status, meaning in endpoint.also:
+        responses[str(status)] = {"description": meaning} | ({} if status == 304 else {"content": content})
     codes = {"internal_error", "database_unavailable", *endpoint.errors}
     if endpoint.body is not None:
         codes |= {"too_large"}

@@ -19,6 +19,7 @@ from flakes.store.database import Database
 from flakes.store.identifiers import new_id
 from flakes.store.interventions import Intervention
 from flakes.store.transitions import Applied, End, Move
+from flakes.store.uploads import Uploads
 from flakes.wire.config import ServerConfig
 from flakes.wire.sandbox_stream import Assign, Assignment, Cancel, LogLines
 
@@ -40,12 +41,15 @@ class Plane:
         self.config = config
         self.database = database
         self.blobs = blobs
+        self.uploads = Uploads(blobs)
         self.replica_id = new_id("replica")
         self.hub = Hub()
         self.schedule = Wake()
         """Something became ready or free: look again."""
         self.changed = Wake()
         """An event was written, or somebody started to listen."""
+        self.garbage = Wake()
+        """Something was deleted whose bytes may not be needed any more."""
         self.subscriptions = Subscriptions(self.changed)
         self.transitions = BatchWriter("transitions", self._apply_moves)
         self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)

@@ -72,6 +72,8 @@ class Endpoint:
     tag: str = ""
     creates: bool = False
     errors: tuple[str, ...] = field(default=())
+    also: tuple[tuple[int, str], ...] = ()
+    """Other statuses of success, and what each means."""
     body_max_bytes: int = limits.REQUEST_SIZE_BYTES_MAX
 
     @property

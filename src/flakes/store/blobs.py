@@ -14,8 +14,10 @@ of garbage has to leave alone what was put a moment ago.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import re
@@ -36,7 +38,7 @@ SIZE_BYTES_MAX = 5 * 1024**3
 """The largest blob that `put` takes unless told otherwise. S3 copies no larger object in one request."""
 _PART_BYTES = 5 * 1024**2  # S3 takes no smaller part of a multipart upload
 _PARTS_AT_ONCE = 2
-_READ_BYTES = 256 * 1024
+_READ_BYTES = 512 * 1024
 _HASH_INLINE_BYTES = 64 * 1024  # above it a thread hashes, so that the event loop goes on
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _FULL_SIGNS = tuple(f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT))
@@ -46,7 +48,7 @@ class BlobError(Exception):
     """A blob cannot be stored or read.
 
     Codes: `digest_invalid`, `digest_mismatch`, `too_large`, `range_invalid` (the caller's); `blob_missing`,
-    `blob_corrupt` (the store's content); `disk_full`, `store_denied`, `store_unavailable` (the store itself).
+    `blob_corrupt` (the store's content); `disk_full`, `store_denied`, `store_unavailable` (the store itself); `upload_busy`.
     """
 
     def __init__(self, code: str, message: str, fix: str) -> None:
@@ -67,10 +69,19 @@ class BlobRef:
 class BlobStore:
     """One place where blobs are. Made by `open`; holds no connection that needs closing."""
 
-    def __init__(self, store: ObjectStore, root: Path | None, size_bytes_max: int) -> None:
+    def __init__(
+        self, store: ObjectStore, root: Path | None, size_bytes_max: int, kind: str
+    ) -> None:
         self._store = store
         self._root = root  # the directory, where blobs are in one
         self._size_bytes_max = size_bytes_max
+        self.kind = kind
+        """`directory`, or the scheme of the store's URL."""
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the blobs are, when that is a directory."""
+        return self._root
 
     @classmethod
     def open(
@@ -85,10 +96,12 @@ class BlobStore:
         A missing directory is made, closed to other users. `options` are obstore's, such as credentials and endpoints;
         without them the environment's usual variables count. Raises BlobError.
         """
-        with _telling(f"The blob store {location} cannot be opened"):
+        with telling(f"The blob store {location} cannot be opened"):
             if isinstance(location, str) and "://" in location and not location.startswith("file:"):
                 try:
-                    return cls(from_url(location, **dict(options or {})), None, size_bytes_max)
+                    kind = location.partition(":")[0].lower()
+                    store = from_url(location, **dict(options or {}))
+                    return cls(store, None, size_bytes_max, kind)
                 except ValueError as failure:
                     raise BlobError(
                         "store_unavailable",
@@ -101,7 +114,7 @@ class BlobStore:
             ).absolute()
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             (root / "uploads").mkdir(mode=0o700, exist_ok=True)
-            return cls(LocalStore(root), root, size_bytes_max)
+            return cls(LocalStore(root), root, size_bytes_max, "directory")
 
     async def put(
         self,
@@ -165,17 +178,13 @@ class BlobStore:
         whole = (first, last) == (0, size_bytes)
         hasher = hashlib.sha256()
         held: bytes | None = None
-        with _telling(f"Blob {digest} cannot be read", digest):
+        with telling(f"Blob {digest} cannot be read", digest):
             if first < last:
-                response = await self._store.get_async(
-                    _key(digest), options={"range": (first, last)}
-                )
-                async for piece in response.stream(min_chunk_size=_READ_BYTES):
+                seen = hasher if whole else None
+                async for piece in self._pieces(_key(digest), first, last, seen):
                     if held is not None:
                         yield held
-                    held = bytes(piece)
-                    if whole:
-                        await _hash(hasher, held)
+                    held = piece
         if whole and f"sha256:{hasher.hexdigest()}" != digest:
             raise BlobError(
                 "blob_corrupt",
@@ -185,9 +194,40 @@ class BlobStore:
         if held is not None:
             yield held
 
+    async def _pieces(self, key: str, first: int, last: int, hasher: Any) -> AsyncIterator[bytes]:
+        """The bytes between, seen by `hasher` if there is one; the next piece is read while one is used."""
+        if self._root is None:
+            response = await self._store.get_async(key, options={"range": (first, last)})
+            async for part in response.stream(min_chunk_size=_READ_BYTES):
+                piece = bytes(part)
+                if hasher is not None:
+                    await _hash(hasher, piece)
+                yield piece
+            return
+        descriptor = os.open(self._root / key, os.O_RDONLY | os.O_CLOEXEC)
+
+        def read(at: int) -> bytes:
+            piece = os.pread(descriptor, min(_READ_BYTES, last - at), at)
+            if hasher is not None:
+                hasher.update(piece)
+            return piece
+
+        reading = asyncio.ensure_future(asyncio.to_thread(read, first))
+        try:
+            while piece := await asyncio.shield(reading):
+                first += len(piece)
+                if first < last:
+                    reading = asyncio.ensure_future(asyncio.to_thread(read, first))
+                yield piece
+                if first >= last:
+                    return
+        finally:
+            # A thread may still be reading: the descriptor is closed when it is done.
+            reading.add_done_callback(functools.partial(_close, descriptor))
+
     async def size(self, digest: str) -> int:
         """The size in bytes. Raises `blob_missing`, `digest_invalid`."""
-        with _telling(f"Blob {digest} cannot be read", digest):
+        with telling(f"Blob {digest} cannot be read", digest):
             meta = await self._store.head_async(_key(digest))
         return meta["size"]
 
@@ -205,10 +245,46 @@ class BlobStore:
         with contextlib.suppress(FileNotFoundError):
             await self._delete(_key(digest))
 
+    async def adopt(self, path: Path, ref: BlobRef) -> None:
+        """Make a finished file of the store's own directory the blob that it is; the file is gone then.
+
+        The caller has computed the digest. In a directory only.
+        """
+        assert self._root is not None
+        with telling(f"Blob {ref.digest} cannot be stored"):
+            if await self._has(ref):
+                path.unlink()
+            else:
+                await self._settle(str(path.relative_to(self._root)), ref)
+
+    async def put_object(self, key: str, content: bytes) -> None:
+        """Store what is no blob, under a key of the caller's own outside `sha256/` and `uploads/`."""
+        with telling(f"{key} cannot be stored"):
+            await self._store.put_async(key, content)
+
+    async def get_object(self, key: str) -> AsyncIterator[bytes]:
+        """What `put_object` stored, in pieces."""
+        with telling(f"{key} cannot be read"):
+            response = await self._store.get_async(key)
+            async for piece in response.stream(min_chunk_size=_READ_BYTES):
+                yield bytes(piece)
+
+    async def delete_object(self, key: str) -> None:
+        """Remove what `put_object` stored, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            await self._delete(key)
+
+    async def object_keys(self, prefix: str) -> list[str]:
+        """The keys below a prefix."""
+        with telling(f"{prefix} cannot be listed"):
+            return [
+                meta["path"] async for batch in self._store.list_async(prefix) for meta in batch
+            ]
+
     async def sweep_uploads(self, before: datetime) -> int:
         """Remove uploads that were begun before this time and never finished; how many there were."""
         stale: list[str] = []
-        with _telling("Unfinished uploads cannot be listed"):
+        with telling("Unfinished uploads cannot be listed"):
             if self._root is not None:
                 # obstore does not list the files that it is still writing, so the directory itself is read.
                 for path in list((self._root / "uploads").iterdir()):
@@ -227,7 +303,7 @@ class BlobStore:
     async def _put_small(self, content: bytes, ref: BlobRef) -> BlobRef:
         if await self._has(ref):
             return ref
-        with _telling(f"Blob {ref.digest} cannot be stored"):
+        with telling(f"Blob {ref.digest} cannot be stored"):
             if self._root is None:
                 await self._store.put_async(_key(ref.digest), content)
                 return ref
@@ -254,7 +330,7 @@ class BlobStore:
 
         async with self._upload() as upload:
             try:
-                with _telling("A blob cannot be stored"):
+                with telling("A blob cannot be stored"):
                     await self._store.put_async(
                         upload, everything(), chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
                     )
@@ -264,7 +340,7 @@ class BlobStore:
                 raise
             ref = intake.finish()
             if not await self._has(ref):
-                with _telling(f"Blob {ref.digest} cannot be stored"):
+                with telling(f"Blob {ref.digest} cannot be stored"):
                     await self._settle(upload, ref)
         return ref
 
@@ -345,15 +421,26 @@ async def _hash(hasher: Any, piece: bytes | bytearray | memoryview) -> None:
         await to_thread.run_sync(hasher.update, piece)
 
 
-def _key(digest: str) -> str:
+def check_digest(digest: str) -> None:
+    """Raise `digest_invalid` for what is not the name of a blob."""
     if not _DIGEST.fullmatch(digest):
         raise BlobError(
             "digest_invalid",
             f"{digest[:100]!r} is not a digest.",
             "A digest is sha256: and 64 lower-case hexadecimal digits.",
         )
+
+
+def _key(digest: str) -> str:
+    check_digest(digest)
     digits = digest.removeprefix("sha256:")
     return f"sha256/{digits[:2]}/{digits[2:4]}/{digits}"
+
+
+def _close(descriptor: int, reading: asyncio.Future[bytes]) -> None:
+    if not reading.cancelled():
+        reading.exception()  # looked at: nobody wants the piece any more
+    os.close(descriptor)
 
 
 def _settle_file(root: Path, upload: str, key: str) -> None:
@@ -380,7 +467,7 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _telling(what: str, digest: str | None = None) -> Iterator[None]:
+def telling(what: str, digest: str | None = None) -> Iterator[None]:
     """Turn what the store raises into BlobError."""
     try:
         yield

@@ -11,7 +11,7 @@ import click
 
 from flakes.cli.commands.files import files
 from flakes.cli.commands.workpads import workpad
-from flakes.cli.options import asks, key_of, remote_options
+from flakes.cli.options import asks, key_of, page_options, remote_options
 from flakes.cli.output import Output, Span, bold, dim, is_terminal
 from flakes.cli.render import state as states
 from flakes.cli.render.text import clean
@@ -217,14 +217,29 @@ async def retry(client: Client, output: Output, task: str) -> None:
 @tasks.command()
 @click.argument("task")
 @click.option("--output", "output_key", metavar="KEY", help="Print the bytes of this output.")
+@click.option(
+    "--to", "target", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the output's bytes to this file, checked against its digest.",
+)  # fmt: skip
 @remote_options
 @asks
-async def result(client: Client, output: Output, task: str, output_key: str | None) -> int:
+async def result(
+    client: Client, output: Output, task: str, output_key: str | None, target: Path | None
+) -> int:
     """Print what a task left behind: its closing words, or one of its outputs.
 
     Exit 0 when the task succeeded, 3 when it did not.
     """
+    if target is not None and output_key is None:
+        raise click.UsageError("--to needs --output KEY")
     task_id = await client.task_id(task)
+    if output_key is not None and target is not None:
+        if not target.parent.is_dir():
+            raise click.UsageError(f"{target.parent} is no directory")
+        count = await client.save_output(task_id, output_key, target)
+        if output.as_json:
+            output.data({"path": str(target), "outputKey": output_key, "sizeBytes": count})
+        return EXIT_DONE
     if output_key is not None:
         _raw(await client.output(task_id, output_key))
         return EXIT_DONE
@@ -234,6 +249,32 @@ async def result(client: Client, output: Output, task: str, output_key: str | No
     else:
         _show_result(output, task, found)
     return EXIT_DONE if found.status == "SUCCEEDED" else EXIT_UNSUCCESSFUL
+
+
+@tasks.command()
+@click.argument("run")
+@page_options
+@remote_options
+@asks
+async def outputs(
+    client: Client, output: Output, run: str, limit: int | None, cursor: str | None
+) -> None:
+    """List the outputs that the ended tasks of a run left behind."""
+    page = await client.run_outputs(run, limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    if not page.outputs:
+        output.talk("there are no outputs")
+    output.table(
+        [
+            [each.task_key, each.output_key, each.kind, str(each.size_bytes), each.digest]
+            for each in page.outputs
+        ],
+        ["TASK", "OUTPUT", "KIND", "BYTES", "DIGEST"],
+    )
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
 
 
 def _raw(content: bytes) -> None:

@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from flakes.core import limits
 from flakes.server.routing import Answer, Call, Endpoint
-from flakes.store import offers
+from flakes.store import garbage, offers
 from flakes.store.blobs import BlobError
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.sandbox_stream import Assignment
@@ -31,6 +31,8 @@ async def put_blob(call: Call) -> Answer:
     """Store bytes under their digest."""
     digest = call.path["digest"]
     try:
+        async with call.plane.database.connection() as conn:
+            await garbage.note(conn, digest, garbage.OUTPUT_KEEP_S)
         stored = await call.plane.blobs.put(
             call.request.stream(), expected_digest=digest, size_bytes_max=limits.OUTPUT_SIZE_BYTES_MAX
         )
@@ -56,7 +58,7 @@ async def get_blob(call: Call) -> Response:
 
 def refused(error: BlobError) -> ApiError:
     """A refusal of the blob store as one of the API."""
-    if error.code in ("digest_mismatch", "too_large"):
+    if error.code in ("digest_mismatch", "too_large", "upload_busy"):
         return ApiError(error.code, error.message, error.fix)
     if error.code in ("disk_full", "store_denied", "store_unavailable"):
         return ApiError("storage_full", error.message, error.fix)
