@@ -1,7 +1,7 @@
 """An assignment's directory: its layout, its brief, and its environment.
 
 ``work/`` (the working directory, empty at first), ``brief.md``, ``inputs/<task>/<output>``, ``outputs/``,
-``tmp/``. It is made anew for every attempt and removed when the result is acknowledged. What comes into
+``inbox.jsonl``, ``tmp/``. It is made anew for every attempt and removed when the result is acknowledged. What comes into
 the environment is listed here and nowhere else: nothing is inherited by accident.
 """
 
@@ -36,6 +36,7 @@ class TaskDirectory:
         self.inputs = root / "inputs"
         self.outputs = root / "outputs"
         self.tmp = root / "tmp"
+        self.inbox = root / "inbox.jsonl"
 
     def create(self, brief: str) -> None:
         """Make it, empty; a directory that an earlier attempt left under the same id is removed."""
@@ -43,6 +44,7 @@ class TaskDirectory:
         for path in (self.work, self.inputs, self.outputs, self.tmp):
             path.mkdir(parents=True, mode=0o700)
         self.brief.write_text(brief)
+        self.inbox.touch(0o600)
 
     def input_path(self, task_key: str, output_key: str) -> Path:
         """Where an input goes; refuses what is not a key, so that no name leaves the directory."""
@@ -121,6 +123,7 @@ def environment(
         "FLAKES_BRIEF": str(directory.brief),
         "FLAKES_INPUTS": str(directory.inputs),
         "FLAKES_OUTPUTS": str(directory.outputs),
+        "FLAKES_INBOX": str(directory.inbox),
         "FLAKES_WORK_DIR": str(directory.work),
         "TMPDIR": str(directory.tmp),
     }

@@ -19,7 +19,7 @@ from flakes.core.task import Outcome
 from flakes.server.plane import Plane
 from flakes.server.streams.hub import Peer
 from flakes.server.streams.socket import authenticate, frames, pump
-from flakes.store import links, offers, sandboxes
+from flakes.store import links, messages, offers, sandboxes
 from flakes.store.transitions import Accept, End, Move
 from flakes.wire import sandbox_stream as wire
 from flakes.wire.codec import encode
@@ -30,6 +30,8 @@ _decode = msgspec.json.Decoder(wire.Upstream)
 
 WINDOW = 4_096
 """Unacknowledged messages a sandbox may have under way."""
+INPUTS_PER_FRAME = 7
+"""The longest messages, every character escaped, still fit into a frame."""
 
 
 async def serve(socket: WebSocket, plane: Plane) -> None:
@@ -89,12 +91,22 @@ async def _reconcile(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
     for assignment_id, _, cancelled, reason in live:
         if cancelled and assignment_id in held:
             peer.send(wire.Cancel(assignment_ids=[assignment_id], reason=reason or "cancelled"))
+    async with plane.database.connection() as conn:
+        queued = await messages.queued_for(conn, peer.peer_id)
+    send_inputs(plane, peer.peer_id, queued)
     # Accepted once, unknown now: the daemon's state is gone and so is the work.
     await plane.end_attempts([
         End(assignment_id, None, Outcome.LOST, "the sandbox came back without it")
         for assignment_id, state, _, _ in live
         if state == "accepted" and assignment_id not in held
     ])  # fmt: skip
+
+
+def send_inputs(plane: Plane, sandbox_id: str, items: Sequence[wire.InputMessage]) -> None:
+    """Send messages to a sandbox, a few a frame, if it is connected here."""
+    for start in range(0, len(items), INPUTS_PER_FRAME):
+        frame = wire.Input(messages=list(items[start : start + INPUTS_PER_FRAME]))
+        plane.hub.send_sandbox(sandbox_id, frame)
 
 
 async def _receive(plane: Plane, peer: Peer, incoming: Any) -> None:
@@ -128,6 +140,7 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
     sandbox_id = peer.peer_id
     moves: list[Move] = []
     lines: list[tuple[str, wire.LogLines]] = []
+    reports: list[tuple[str, wire.InputState]] = []
     for message in messages:
         match message:
             case wire.Accepted():
@@ -141,11 +154,16 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
                 moves.append(_end(message, sandbox_id))
             case wire.LogLines():
                 lines.append((sandbox_id, message))
+            case wire.InputState():
+                reports.append((sandbox_id, message))
     stale: set[str] = set()
     # Lines first: those of an attempt are refused once it has ended.
     if lines:
         refused = await plane.log_lines.write(lines)
         stale |= refused & {chunk.assignment_id for _, chunk in lines}
+    if reports:  # before the end of an attempt, which makes what is left undeliverable
+        refused = await plane.inputs.write(reports)
+        stale |= refused & {report.assignment_id for _, report in reports}
     if moves:
         applied = await plane.transitions.write(moves)
         stale |= applied.stale & {move.assignment_id for move in moves}
