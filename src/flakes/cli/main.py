@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("logs:logs", "Show the log of a task, or follow it."),
     "runs": ("runs:runs", "List, create, close, wait for, cancel and retry runs."),
     "tasks": ("tasks:tasks", "List, save, admit, cancel and retry tasks; read their results."),
+    "permissions": ("permissions:permissions", "See what tasks ask for, and answer."),
     "projects": ("projects:projects", "List, create and archive projects."),
     "hosts": ("hosts:hosts", "See the machines that do the work."),
     "sandboxes": ("sandboxes:sandboxes", "See where tasks run."),
