@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from api.caller import Answer, Api, name, task
 from api.peer import adapter, lines, sandbox
+from flakes.server.api.operations import PATH
 from flakes.server.routing import Endpoint
 from flakes.wire.tasks import Output
 
@@ -55,7 +56,7 @@ def build(api: Api) -> World:
     return World(api, sandbox_api, {
         "projectKey": project, "run": made["run"]["runId"], "taskKey": "first",
         "taskId": first.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
-        "assignmentId": second.assignment_id, "digest": DIGEST,
+        "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
     })  # fmt: skip
 
 
@@ -74,6 +75,18 @@ def _graph(world: World) -> dict[str, object]:
     return {"name": "g", "projectKey": world.names["projectKey"], "tasks": [task("only")]}
 
 
+SELECTORS = [{"path": "src", "kind": "prefix"}]
+OPERATION_BODIES: dict[str, dict[str, object]] = {
+    "workpad.read": {},
+    "workpad.save": {"bodyMarkdown": "from the task", "baseVersion": 0},
+    "files.reserve": {"selectors": SELECTORS, "reason": "editing"},
+    "files.release": {"all": True},
+    "files.list": {},
+    "files.check": {"selectors": SELECTORS},
+}
+"""A body that each operation takes, for the world's running task."""
+
+
 BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("PUT", "/v1/projects/{projectKey}"): lambda world: {"name": "p"},
     ("PATCH", "/v1/projects/{projectKey}"): lambda world: {"name": "another name"},
@@ -88,6 +101,8 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/tasks/{taskId}/retry"): lambda world: {},
     ("POST", "/v1/hosts/setup"): lambda world: {"hostName": "h"},
     ("POST", "/v1/sandboxes"): lambda world: {"name": "s"},
+    ("PUT", "/v1/tasks/{taskId}/workpad"): lambda world: {"bodyMarkdown": "b", "baseVersion": 0},
+    **{("POST", PATH + operation): lambda world, body=body: body for operation, body in OPERATION_BODIES.items()},
 }
 
 
@@ -119,7 +134,10 @@ for _path, _holds in {
     "/v1/tasks/{taskId}/result": "outputs", "/v1/tasks/{taskId}/logs": "logs",
     "/v1/tasks/{taskId}/activity": "events", "/v1/hosts": "hosts", "/v1/hosts/{hostId}": "autoBind",
     "/v1/hosts/{hostId}/pools": "hostPools", "/v1/sandboxes": "sandboxes",
-    "/v1/sandboxes/{sandboxId}": "liveness",
+    "/v1/sandboxes/{sandboxId}": "liveness", "/v1/tasks/{taskId}/workpad": "version",
+    "/v1/tasks/{taskId}/workpad/versions": "versions",
+    "/v1/tasks/{taskId}/workpad/versions/{version}": "bodyMarkdown",
+    "/v1/runs/{run}/file-reservations": "reservations",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 
@@ -279,6 +297,27 @@ def _get_blob(world: World, path: str) -> Answer:
     answer = world.sandbox_api.get(world.fill(path))
     assert (answer.status, answer.content) == (200, BLOB)
     return answer
+
+
+@case("PUT", "/v1/tasks/{taskId}/workpad")
+def _save_workpad(world: World, path: str) -> Answer:
+    task_id = world.api.graph(task("only"))["tasks"][0]["taskId"]
+    answer = world.api.put(f"/v1/tasks/{task_id}/workpad", {"bodyMarkdown": "# A", "baseVersion": 0})
+    assert (answer.ok(200)["version"], answer.json["author"]["kind"]) == (1, "user")
+    return answer
+
+
+def _operation(operation: str) -> None:
+    def perform(world: World, path: str) -> Answer:
+        answer = world.sandbox_api.post(world.fill(path), OPERATION_BODIES[operation])
+        answer.ok(200)
+        return answer
+
+    CASES["POST", PATH + operation] = perform
+
+
+for _name in OPERATION_BODIES:
+    _operation(_name)
 
 
 def _cancelled(world: World) -> dict[str, str]:

@@ -20,12 +20,15 @@ from flakes.server.api import (
     events,
     fleet,
     messages,
+    operations,
     permissions,
     projects,
+    reservations,
     runs,
     sandbox_scope,
     service,
     tasks,
+    workpads,
 )
 from flakes.server.plane import Plane
 from flakes.server.routing import Endpoint, asgi, refusal
@@ -39,6 +42,7 @@ log = structlog.get_logger()
 ENDPOINTS: list[Endpoint] = [
     *service.ENDPOINTS, *projects.ENDPOINTS, *runs.ENDPOINTS, *tasks.ENDPOINTS, *events.ENDPOINTS,
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
+    *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
 ]  # fmt: skip
 
 LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>

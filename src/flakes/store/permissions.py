@@ -14,8 +14,9 @@ from typing import Any
 from flakes.core import limits
 from flakes.store import tasks
 from flakes.store.database import Connection, Query, row, rows, run
+from flakes.store.fences import Holder
 from flakes.store.identifiers import new_id
-from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
+from flakes.store.ledger import Ledger
 from flakes.wire.codec import Issue, encode
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.permissions import Decision, Permission, PermissionAsk
@@ -59,11 +60,9 @@ _OF_OWNER = Query(f"""
       and (%(before)s::text is null or p.permission_id < %(before)s)
     order by p.permission_id desc limit %(limit)s""")
 
-_ASKER = Query("""
-    select a.task_id, a.run_id, a.sandbox_id, a.live and a.state = 'accepted',
-           (select count(*) from permissions p
-            where p.assignment_id = a.assignment_id and p.status = 'pending')
-    from assignments a where a.assignment_id = %(assignment_id)s""")
+_COUNT_PENDING = Query("""
+    select count(*) from permissions
+    where assignment_id = %(assignment_id)s and status = 'pending'""")
 
 _INSERT = Query("""
     insert into permissions (permission_id, owner_id, run_id, task_id, assignment_id, operation_id,
@@ -111,10 +110,10 @@ class Answered:
 
 
 async def ask(
-    conn: Connection, sandbox_id: str, assignment_id: str, body: PermissionAsk
+    conn: Connection, ledger: Ledger, holder: Holder, body: PermissionAsk
 ) -> Permission:
-    """Store a question of a live attempt; the same question under the same operation id is the same
-    request. 403 `stale_assignment`, 409 `operation_conflict`, 400 `limit_exceeded`."""
+    """Store a question of an attempt; the same question under the same operation id is the same request.
+    The caller holds the lock of the run and flushes. 409 `operation_conflict`, 400 `limit_exceeded`."""
     details = encode(body.details)
     if len(details) > limits.PERMISSION_DETAILS_BYTES_MAX:
         raise ApiError(
@@ -124,15 +123,8 @@ async def ask(
     if not body.prompt.strip():
         issue = Issue(path="prompt", message="must not be empty")
         raise ApiError("invalid_request", "the prompt is empty", "ask something", issues=[issue])
-    ledger = Ledger.of(
-        await rows(conn, LOCK_RUNS_OF_ASSIGNMENTS, {"assignment_ids": [assignment_id]})
-    )
-    asker = await row(conn, _ASKER, {"assignment_id": assignment_id})
-    if asker is None or asker[1] not in ledger.runs or asker[2] != sandbox_id or not asker[3]:
-        raise ApiError("stale_assignment", "the attempt that asks does not run any more", "end it")
-    task_id, run_id, _, _, pending = asker
     digest = hashlib.sha256(encode(body)).digest()
-    key = {"assignment_id": assignment_id, "operation_id": body.operation_id}
+    key = {"assignment_id": holder.assignment_id, "operation_id": body.operation_id}
     known = await row(conn, _ASKED, key)
     if known is not None:
         if known[-1] != digest:
@@ -141,6 +133,8 @@ async def ask(
                 "use a new operation id for a new question",
             )  # fmt: skip
         return _permission(known[:-1])
+    counted = await row(conn, _COUNT_PENDING, key)
+    pending = counted[0] if counted else 0
     if pending >= limits.PERMISSIONS_PENDING_MAX:
         raise ApiError(
             "limit_exceeded", f"the task has {pending} requests without an answer",
@@ -148,18 +142,18 @@ async def ask(
         )  # fmt: skip
     permission_id = new_id("perm")
     stored = await row(conn, _INSERT, key | {
-        "permission_id": permission_id, "owner_id": ledger.runs[run_id].owner_id, "run_id": run_id,
-        "task_id": task_id, "digest": digest, "prompt": body.prompt, "action": body.action,
+        "permission_id": permission_id, "owner_id": holder.owner_id, "run_id": holder.run_id,
+        "task_id": holder.task_id, "digest": digest, "prompt": body.prompt, "action": body.action,
         "details": details.decode(), "expires_in_s": body.expires_in_s,
         "fallback": None if body.expires_in_s is None else body.default,
     })  # fmt: skip
     assert stored is not None
     data = {
-        "permissionRequestId": permission_id, "assignmentId": assignment_id,
+        "permissionRequestId": permission_id, "assignmentId": holder.assignment_id,
         "prompt": body.prompt, "action": body.action, "expiresAt": stored[0],
     }  # fmt: skip
-    ledger.event(run_id, "permission.requested", task_id, {k: v for k, v in data.items() if v is not None})
-    await ledger.flush(conn)
+    known_data = {name: value for name, value in data.items() if value is not None}
+    ledger.event(holder.run_id, "permission.requested", holder.task_id, known_data)
     found = await row(conn, _OF_ASSIGNMENT, key | {"permission_id": permission_id})
     assert found is not None
     return _permission(found)

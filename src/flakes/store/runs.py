@@ -73,6 +73,12 @@ _DELETE = Query("""
         delete from messages where task_id in (select task_id from gone)
     ), questions as (
         delete from permissions where task_id in (select task_id from gone)
+    ), pads as (
+        delete from workpads where task_id in (select task_id from gone)
+    ), pad_versions as (
+        delete from workpad_versions where task_id in (select task_id from gone)
+    ), reservations as (
+        delete from file_reservations where run_id = %(run_id)s
     )
     delete from runs where run_id = %(run_id)s""")
 

@@ -11,11 +11,13 @@ from flakes.store import runs
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.tasks import Attempt, Task, TaskDetail, TaskError, TaskResult
+from flakes.wire.workpads import WorkpadMetadata
 
 # No payload is joined here (F27): title and keys are all that lists show of a definition.
 _COLUMNS = """t.task_id, t.task_key, t.run_id, r.project_id, t.title, t.adapter, t.status, t.optional,
     t.priority, t.attempt, t.created_at, t.admitted_at, t.queued_at, t.started_at, t.finished_at,
-    t.next_attempt_at, t.sandbox_id, t.cancel_requested_at is not null, t.error"""
+    t.next_attempt_at, t.sandbox_id, t.cancel_requested_at is not null, t.error,
+    w.version, w.updated_at"""
 
 _PAGE = Query(f"""
     with page as (
@@ -30,6 +32,7 @@ _PAGE = Query(f"""
     )
     select {_COLUMNS}, e.keys
     from page t join runs r on r.run_id = t.run_id left join edges e on e.task_id = t.task_id
+    left join workpads w on w.task_id = t.task_id
     order by t.task_id""")
 
 _GET = Query(f"""
@@ -41,10 +44,12 @@ _GET = Query(f"""
     join runs r on r.run_id = t.run_id
     join projects j on j.project_id = r.project_id
     join task_payloads p on p.task_id = t.task_id
+    left join workpads w on w.task_id = t.task_id
     where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
 
 _SHORT = Query(f"""
     select {_COLUMNS}, null::text[] from tasks t join runs r on r.run_id = t.run_id
+    left join workpads w on w.task_id = t.task_id
     where t.task_id = any(%(task_ids)s) and r.owner_id = %(owner_id)s order by t.task_id""")
 
 _ID_OF_KEY = Query("select task_id from tasks where run_id = %(run_id)s and task_key = %(key)s")
@@ -144,7 +149,8 @@ async def result(conn: Connection, owner_id: str, task_id: str) -> TaskResult:
 
 def _fields(r: tuple[Any, ...]) -> dict[str, Any]:
     (task_id, key, run_id, project_id, title, adapter, status, optional, priority, attempt, created,
-     admitted, queued, started, finished, next_attempt, sandbox_id, cancelled, error, keys) = r  # fmt: skip
+     admitted, queued, started, finished, next_attempt, sandbox_id, cancelled, error,
+     pad_version, pad_updated_at, keys) = r  # fmt: skip
     return {
         "task_id": task_id, "task_key": key, "run_id": run_id, "project_id": project_id,
         "title": title, "adapter": adapter, "status": status, "optional": optional,
@@ -152,4 +158,5 @@ def _fields(r: tuple[Any, ...]) -> dict[str, Any]:
         "queued_at": queued, "started_at": started, "finished_at": finished,
         "next_attempt_at": next_attempt, "sandbox_id": sandbox_id, "cancel_requested": cancelled,
         "error": msgspec.convert(error, TaskError) if error else None, "depends_on": keys or [],
+        "workpad": WorkpadMetadata(version=pad_version or 0, updated_at=pad_updated_at),
     }  # fmt: skip

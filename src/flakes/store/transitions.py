@@ -44,11 +44,26 @@ ACCEPT = Query("""
         started_at = coalesce(t.started_at, now()), next_attempt_at = null
     from u where t.task_id = u.task_id""")
 
+# What an attempt had reserved goes with it, whatever ended it: assignment first, its reservations then, which
+# is the order of those that reserve.
 END_ASSIGNMENTS = Query("""
-    update assignments a set state = u.state, live = false, ended_at = now(), reason = u.reason
-    from unnest(%(assignment_ids)s::text[], %(states)s::text[], %(reasons)s::text[])
-        as u(assignment_id, state, reason)
-    where a.assignment_id = u.assignment_id""")
+    with u as (
+        select * from unnest(%(assignment_ids)s::text[], %(states)s::text[], %(reasons)s::text[])
+            as u(assignment_id, state, reason)
+    ), ended as (
+        update assignments a set state = u.state, live = false, ended_at = now(), reason = u.reason
+        from u where a.assignment_id = u.assignment_id
+        returning a.assignment_id
+    ), released as (
+        delete from file_reservations f using ended e where f.assignment_id = e.assignment_id
+        returning f.run_id, f.task_id, f.assignment_id, f.path, f.kind
+    )
+    insert into events (owner_id, run_id, task_id, type, data)
+    select r.owner_id, f.run_id, f.task_id, 'files.released', json_build_object(
+        'assignmentId', f.assignment_id, 'count', count(*), 'because', 'ended', 'selectors',
+        to_json((array_agg(json_build_object('path', f.path, 'kind', f.kind) order by f.path))[:20]))
+    from released f join runs r on r.run_id = f.run_id
+    group by r.owner_id, f.run_id, f.task_id, f.assignment_id""")
 
 FINISH = Query("""
     update tasks t set status = u.status, finished_at = now(), error = u.error, next_attempt_at = null

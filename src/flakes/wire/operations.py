@@ -4,6 +4,10 @@ The server makes a route of every entry, ``POST .../assignments/{assignmentId}/o
 fences it by the assignment; the sandbox forwards nothing that is not in the table; the `flakes` command
 that a task finds on its PATH offers the entries that have words. An operation acts for the assignment
 that asks and for no other, so no request names a task, a run or an owner to act as.
+
+A request may arrive twice: the sandbox sends it again when the connection broke before the answer came.
+So every operation is idempotent, by nature or by an id in its request. An answer comes within 50 s; what
+takes longer is asked for again.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import Any, Final
 
 from flakes.core import limits
 from flakes.wire.codec import Body
+from flakes.wire.permissions import Permission, PermissionAsk, PermissionPoll
 from flakes.wire.reservations import (
     FilesCheck,
     FilesChecked,
@@ -54,11 +59,11 @@ OPERATIONS: Final[dict[str, Operation]] = {
     ),
     "files.reserve": Operation(
         FilesReserve, Reservations, "Reserve paths of the run for this assignment, all or none.",
-        words=("tasks", "files", "reserve"), errors=("file_reservation_conflict",),
+        words=("tasks", "files", "reserve"), errors=("file_reservation_conflict", "limit_exceeded"),
     ),
     "files.release": Operation(
         FilesRelease, FilesReleased, "Release reservations of this assignment.",
-        words=("tasks", "files", "release"),
+        words=("tasks", "files", "release"), errors=("limit_exceeded",),
     ),
     "files.list": Operation(
         Empty, Reservations, "List the reservations of this assignment.",
@@ -66,7 +71,15 @@ OPERATIONS: Final[dict[str, Operation]] = {
     ),
     "files.check": Operation(
         FilesCheck, FilesChecked, "Say whether paths conflict with reservations of other tasks.",
-        words=("tasks", "files", "check"),
+        words=("tasks", "files", "check"), errors=("limit_exceeded",),
+    ),
+    "permission.ask": Operation(
+        PermissionAsk, Permission, "Ask the owner of the run for permission.",
+        words=("ask",), errors=("operation_conflict", "limit_exceeded"),
+    ),
+    "permission.status": Operation(
+        PermissionPoll, Permission, "Say how an own request stands; wait a while for its answer.",
+        words=("ask",), errors=("not_found",),
     ),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""

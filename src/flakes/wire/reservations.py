@@ -24,10 +24,8 @@ class Selector(Body, frozen=True, kw_only=True):
     kind: Kind = "exact"
 
 
-Selectors = Annotated[list[Selector], Meta(max_length=limits.RESERVATION_SELECTORS_MAX)]
-Some = Annotated[
-    list[Selector], Meta(min_length=1, max_length=limits.RESERVATION_SELECTORS_MAX)
-]
+Some = Annotated[list[Selector], Meta(min_length=1)]
+"""At most 256 a request: more is `limit_exceeded`, which says the limit."""
 
 
 class FilesReserve(Body, frozen=True, kw_only=True):
@@ -40,7 +38,7 @@ class FilesReserve(Body, frozen=True, kw_only=True):
 class FilesRelease(Body, frozen=True, kw_only=True):
     """Either selectors or `all`. Releasing what is not held changes nothing."""
 
-    selectors: Selectors = []
+    selectors: list[Selector] = []
     all: bool = False
 
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from flakes.core import limits
 from flakes.wire.codec import Body, Frozen
+from flakes.wire.workpads import WorkpadMetadata
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -182,6 +183,7 @@ class Task(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     sandbox_id: str | None = None
     cancel_requested: bool = False
     error: TaskError | None = None
+    workpad: WorkpadMetadata | None = None
 
 
 class TaskDetail(Task, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,0 +1,12 @@
+"""The handler of every operation, by name. Equal in its names to `wire.operations.OPERATIONS`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flakes.server.operations import files, permissions, workpads
+from flakes.server.operations.act import Handler
+
+HANDLERS: Final[dict[str, Handler]] = {
+    **workpads.HANDLERS, **files.HANDLERS, **permissions.HANDLERS,
+}  # fmt: skip
