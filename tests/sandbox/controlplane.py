@@ -76,6 +76,10 @@ class ControlPlane:
         self.blobs: dict[str, bytes] = {}
         self.large: dict[str, Assignment] = {}
         self.refuse_uploads = 0
+        self.asked: list[tuple[str, str, Any]] = []
+        """(assignment id, operation, body) of every operation that arrived."""
+        self.answers: dict[str, tuple[int, Any]] = {}
+        """What operations are answered with: status and body, by name; else 200 and ``{}``."""
         self.heartbeat_s = 0.2
         self.window = 1000
         self.connections = 0
@@ -91,6 +95,11 @@ class ControlPlane:
                 Route(base + "/blobs/{digest}", self._put_blob, methods=["PUT"]),
                 Route(base + "/blobs/{digest}", self._get_blob, methods=["GET"]),
                 Route(base + "/assignments/{assignment_id}", self._get_assignment),
+                Route(
+                    base + "/assignments/{assignment_id}/operations/{name}",
+                    self._operate,
+                    methods=["POST"],
+                ),
             ]
         )
         self._server: uvicorn.Server | None = None
@@ -260,6 +269,16 @@ class ControlPlane:
     async def _get_assignment(self, request: Request) -> Response:
         found = self.large.get(request.path_params["assignment_id"])
         return Response(encode(found)) if found else Response(status_code=404)
+
+    async def _operate(self, request: Request) -> Response:
+        assert request.headers["authorization"] == f"Bearer {TOKEN}"
+        path = request.path_params
+        body = decode(await request.body(), dict[str, Any])
+        with self.changed:
+            self.asked.append((path["assignment_id"], path["name"], body))
+            self.changed.notify_all()
+        status, answer = self.answers.get(path["name"], (200, {}))
+        return Response(encode(answer), status, media_type="application/json")
 
 
 class DaemonProcess:

@@ -21,7 +21,17 @@ from flakes.client.events import Notice
 from flakes.client.transport import Address, Transport
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
-from flakes.wire import codec, hosts, messages, permissions, projects, runs, tasks
+from flakes.wire import (
+    codec,
+    hosts,
+    messages,
+    permissions,
+    projects,
+    reservations,
+    runs,
+    tasks,
+    workpads,
+)
 from flakes.wire.errors import ApiError
 from flakes.wire.events import Event, Events
 
@@ -296,6 +306,38 @@ class Client:
         return await self._transport.call(
             "GET", _path("tasks", task_id, "activity"), Events, params=params
         )
+
+    # Workpads and file reservations
+
+    async def workpad(self, task_id: str, *, version: int | None = None) -> workpads.Workpad:
+        """The workpad as it is now, or one of its versions; version 0 is empty."""
+        past = () if version is None else ("versions", str(version))
+        path = _path("tasks", task_id, "workpad", *past)
+        return await self._transport.call("GET", path, workpads.Workpad)
+
+    async def put_workpad(
+        self, task_id: str, body_markdown: str, *, base_version: int
+    ) -> workpads.Workpad:
+        """Save a new version; `workpad_version_conflict` when `base_version` is not the current one."""
+        body = workpads.WorkpadPut(body_markdown=body_markdown, base_version=base_version)
+        path = _path("tasks", task_id, "workpad")
+        return await self._transport.call("PUT", path, workpads.Workpad, body=body)
+
+    async def workpad_versions(
+        self, task_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> workpads.WorkpadVersions:
+        """The versions, newest first, without their text."""
+        params = {"limit": limit, "cursor": cursor}
+        path = _path("tasks", task_id, "workpad", "versions")
+        return await self._transport.call("GET", path, workpads.WorkpadVersions, params=params)
+
+    async def file_reservations(
+        self, run: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> reservations.Reservations:
+        """What the running tasks of a run have reserved, by path."""
+        params = {"limit": limit, "cursor": cursor}
+        path = _path("runs", run, "file-reservations")
+        return await self._transport.call("GET", path, reservations.Reservations, params=params)
 
     # Fleet
 

@@ -123,6 +123,7 @@ class Daemon:
             await asyncio.wait({uplink, stopped, idle})
             await self._services.spawner.close()
             await self._services.blobs.close()
+            await self._services.forwarder.close()
         log.info("ends", drained=idle.done() and not idle.cancelled())
         return 1 if self._journal.broken.done() else 0
 

@@ -1,8 +1,10 @@
 """An assignment's directory: its layout, its brief, and its environment.
 
 ``work/`` (the working directory, empty at first), ``brief.md``, ``inputs/<task>/<output>``, ``outputs/``,
-``inbox.jsonl``, ``tmp/``. It is made anew for every attempt and removed when the result is acknowledged. What comes into
-the environment is listed here and nowhere else: nothing is inherited by accident.
+``inbox.jsonl``, ``tmp/``, ``state/`` (what the task keeps beside its work, such as its workpad), ``bin/``
+(the `flakes` command of the task, first on its PATH). It is made anew for every attempt and removed when
+the result is acknowledged. What comes into the environment is listed here (and, for the socket, in
+`tools.place`) and nowhere else: nothing is inherited by accident.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from flakes.agents.base import AgentError
 from flakes.core.keys import is_key
 from flakes.core.limits import MIB
 from flakes.sandbox.processes import MARK
+from flakes.sandbox.tools import place
 from flakes.wire.config import SandboxConfig
 from flakes.wire.sandbox_stream import Assignment
 from flakes.wire.tasks import TaskDefinition
@@ -37,11 +40,13 @@ class TaskDirectory:
         self.outputs = root / "outputs"
         self.tmp = root / "tmp"
         self.inbox = root / "inbox.jsonl"
+        self.state = root / "state"
+        self.bin = root / "bin"
 
     def create(self, brief: str) -> None:
         """Make it, empty; a directory that an earlier attempt left under the same id is removed."""
         self.remove()
-        for path in (self.work, self.inputs, self.outputs, self.tmp):
+        for path in (self.work, self.inputs, self.outputs, self.tmp, self.state):
             path.mkdir(parents=True, mode=0o700)
         self.brief.write_text(brief)
         self.inbox.touch(0o600)
@@ -56,6 +61,7 @@ class TaskDirectory:
 
     def remove(self) -> None:
         """Remove everything, also what a task left without rights for us; blocking."""
+        place.remove(self.root)
         if self.root.exists():
             shutil.rmtree(self.root, onerror=_make_removable)
 
@@ -125,6 +131,8 @@ def environment(
         "FLAKES_OUTPUTS": str(directory.outputs),
         "FLAKES_INBOX": str(directory.inbox),
         "FLAKES_WORK_DIR": str(directory.work),
+        "FLAKES_STATE_DIR": str(directory.state),
+        "PATH": os.pathsep.join((str(directory.bin), env.get("PATH") or os.defpath)),
         "TMPDIR": str(directory.tmp),
     }
     source = assignment.run_metadata.get("sourceDir")

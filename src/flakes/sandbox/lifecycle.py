@@ -39,6 +39,8 @@ from flakes.sandbox.journal import Journal
 from flakes.sandbox.loglines import LogSink
 from flakes.sandbox.outbox import Outbox
 from flakes.sandbox.spawn import Spawner
+from flakes.sandbox.tools.forward import Forwarder
+from flakes.sandbox.tools.server import ToolServer
 from flakes.wire.codec import BodyError, encode
 from flakes.wire.config import SandboxConfig
 from flakes.wire.errors import ApiError
@@ -66,6 +68,7 @@ class Services:
         self.outbox = outbox
         self.spawner = Spawner()
         self.blobs = BlobClient(config)
+        self.forwarder = Forwarder(config)
         self.own_env: Mapping[str, str] = dict(os.environ)
 
 
@@ -94,6 +97,7 @@ class Lifecycle:
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._timeout_s = 0.0
+        self._tools: ToolServer | None = None
         self._outputs: dict[str, Output] = {}
         self._evidence: list[Evidence] = []
         self._text = ""
@@ -126,6 +130,8 @@ class Lifecycle:
             await asyncio.wait({body})
             if not body.cancelled():
                 body.exception()  # looked at, so that it is not reported a second time
+            if self._tools is not None:
+                await self._tools.close()
         self._sink.close()
         if self._services.journal.full or (error is not None and error.code == "disk_full"):
             # The result must become durable on the very disk that is full.
@@ -226,10 +232,13 @@ class Lifecycle:
                 self._sink.say(f"input {item.task_key}/{item.output_key} is a workspace: left out")
             else:
                 await self._services.blobs.download(item.output.digest, path)
+        self._tools = await ToolServer.open(
+            assignment.assignment_id, directory.root, self._services.forwarder
+        )
         self._containment.cwd = directory.work
         self._containment.env = environment(
             self._services.config, assignment, definition, directory, self._services.own_env
-        )
+        ) | self._tools.env()
 
     def _job(self, assignment: Assignment, definition: TaskDefinition, brief: str) -> Job:
         directory = self._directory

@@ -123,6 +123,28 @@ async def retry(client: Client, output: Output, run: str) -> None:
     _show(output, await client.retry_run(run))
 
 
+@runs.command()
+@click.argument("run")
+@page_options
+@remote_options
+@asks
+async def reservations(
+    client: Client, output: Output, run: str, limit: int | None, cursor: str | None
+) -> None:
+    """List the paths that running tasks of a run have reserved."""
+    page = await client.file_reservations(run, limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    output.table(
+        [[each.path, each.kind, each.task_key, ago(each.created_at), one_line(each.reason or "")]
+         for each in page.reservations],
+        ["PATH", "KIND", "TASK", "SINCE", "REASON"],
+    )  # fmt: skip
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
 async def _wait(client: Client, output: Output, run: str, timeout_ms: int | None) -> int:
     ended = await client.wait_run(
         run,

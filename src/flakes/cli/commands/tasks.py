@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flakes.cli.commands.files import files
+from flakes.cli.commands.workpads import workpad
 from flakes.cli.options import asks, key_of, page_options, remote_options
 from flakes.cli.output import Output, Span, bold, dim, is_terminal
 from flakes.cli.render import state as states
@@ -28,6 +30,10 @@ def tasks() -> None:
 
     TASK is a task id, or RUN/TASKKEY with the run's id or key.
     """
+
+
+tasks.add_command(workpad)
+tasks.add_command(files)
 
 
 @tasks.command("list")

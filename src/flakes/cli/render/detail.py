@@ -70,6 +70,9 @@ def show_task(output: Output, task: TaskDetail, result: TaskResult | None) -> No
     needs = task.definition.get("requiredCapabilities")
     if needs:
         rows.append([dim("needs"), ", ".join(map(str, needs))])
+    if task.workpad is not None and task.workpad.version:
+        pad = f"version {task.workpad.version}, {ago(task.workpad.updated_at)}"
+        rows.append([dim("workpad"), pad])
     rows.append([dim("created"), moment(task.created_at)])
     if task.started_at is not None:
         rows.append([dim("started"), moment(task.started_at)])

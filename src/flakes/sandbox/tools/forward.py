@@ -1,0 +1,71 @@
+"""Operations on their way to the control plane, over HTTP, for as long as it takes.
+
+A control plane that is away or busy is waited for: the task works on or waits, as it likes. Everything
+else that it answers, refusals included, is the task's to read. Operations are idempotent, so one whose
+answer was lost is sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from flakes.wire.config import SandboxConfig, credential
+
+if TYPE_CHECKING:
+    import httpx2
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_S: Final = 60.0
+RETRY_S_MAX: Final = 5.0
+AWAY: Final = frozenset({408, 425, 429, 502, 503, 504})
+"""Answers that mean: later."""
+
+
+class Forwarder:
+    """The operations of every task of a daemon share one. The HTTP library is loaded at the first."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        self._config = config
+        self._base = f"{config.control_plane_url.rstrip('/')}/v1/sandboxes/{config.sandbox_id}"
+        self._client: httpx2.AsyncClient | None = None
+
+    async def ask(self, assignment_id: str, operation: str, body: bytes) -> tuple[int, bytes]:
+        """Status and body of the answer."""
+        import httpx2
+
+        url = f"{self._base}/assignments/{assignment_id}/operations/{operation}"
+        tries = 0
+        while True:
+            try:
+                response = await self._open().post(url, content=body, headers=self._headers())
+            except httpx2.TransportError as error:
+                reason = str(error) or type(error).__name__
+            else:
+                if response.status_code not in AWAY:
+                    return response.status_code, response.content
+                reason = f"it answered {response.status_code}"
+            delay_s = random.uniform(0.02, min(RETRY_S_MAX, 0.1 * 2**tries))  # noqa: S311
+            tries = min(tries + 1, 10)
+            log.info("operation waits", operation=operation, delay_s=round(delay_s, 2), reason=reason)
+            await asyncio.sleep(delay_s)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _open(self) -> httpx2.AsyncClient:
+        import httpx2
+
+        if self._client is None:
+            self._client = httpx2.AsyncClient(timeout=httpx2.Timeout(TIMEOUT_S, connect=10.0))
+        return self._client
+
+    def _headers(self) -> dict[str, str]:
+        token = credential(Path(self._config.credential_file))
+        return {"authorization": f"Bearer {token}", "content-type": "application/json"}

@@ -1,0 +1,151 @@
+"""The in-task commands: which there are, what they take, and how a command line becomes one of them.
+
+The names are those of the ordinary command line. Exit codes too: 0 done, 1 internal, 2 usage or refused.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from flakes.sandbox.tools.shim.link import Refused, refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Body = Callable[["Given"], int]
+
+
+class Command:
+    """`operation`: what it asks for. `options` are names to whether they take a value; `paths`: whether it
+    takes arguments. `module` holds its function, named like the last word."""
+
+    def __init__(
+        self, operation: str, module: str, summary: str, options: dict[str, bool], *, paths: bool
+    ) -> None:
+        self.operation = operation
+        self.module = module
+        self.summary = summary
+        self.options = {**options, "--json": False}
+        self.paths = paths
+
+
+class Given:
+    """A parsed command line."""
+
+    def __init__(self, paths: list[str], values: dict[str, str], flags: set[str]) -> None:
+        self.paths = paths
+        self.values = values
+        self.as_json = "--json" in flags
+        self.prefix = "--prefix" in flags
+        self.all = "--all" in flags
+
+
+COMMANDS: dict[tuple[str, ...], Command] = {
+    ("tasks", "workpad", "pull"): Command(
+        "workpad.read", "workpad", "Fetch the task's workpad into $FLAKES_STATE_DIR/workpad.md.",
+        {}, paths=False,
+    ),
+    ("tasks", "workpad", "push"): Command(
+        "workpad.save", "workpad", "Save $FLAKES_STATE_DIR/workpad.md as the next version.",
+        {"--base-version": True}, paths=False,
+    ),
+    ("tasks", "files", "reserve"): Command(
+        "files.reserve", "files", "Say that this task is about to change these paths; all or none.",
+        {"--prefix": False, "--reason": True}, paths=True,
+    ),
+    ("tasks", "files", "release"): Command(
+        "files.release", "files", "Give reserved paths up again.",
+        {"--prefix": False, "--all": False}, paths=True,
+    ),
+    ("tasks", "files", "list"): Command(
+        "files.list", "files", "List what this task has reserved.", {}, paths=False,
+    ),
+    ("tasks", "files", "check"): Command(
+        "files.check", "files", "Say whether other tasks have reserved these paths (then exit code 2).",
+        {"--prefix": False}, paths=True,
+    ),
+}  # fmt: skip
+"""Equal to the words of `wire.operations.OPERATIONS`; a test holds the two together."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line, without the program's name; returns the exit code."""
+    as_json = "--json" in argv
+    try:
+        return _run(list(argv))
+    except Refused as refused:
+        return refused.show(as_json=as_json)
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        return refusal(
+            "internal_error", f"{error}", "look at the path, and at the space on the disk", exit_code=1
+        ).show(as_json=as_json)
+
+
+def _run(argv: list[str]) -> int:
+    for words, command in COMMANDS.items():
+        if tuple(argv[: len(words)]) == words:
+            rest = argv[len(words) :]
+            if "-h" in rest or "--help" in rest:
+                sys.stdout.write(f"{usage(words, command)}\n\n{command.summary}\n")
+                return 0
+            return _body(words, command)(parsed(rest, words, command))
+    known = "\n".join(f"  {usage(words, command)}" for words, command in COMMANDS.items())
+    if not argv or "-h" in argv or "--help" in argv:
+        sys.stdout.write(f"Inside a task there are these commands:\n\n{known}\n")
+        return 0 if argv else 2
+    raise refusal(
+        "usage", f"there is no `flakes {' '.join(argv[:3])}` inside a task", f"use one of\n{known}"
+    )
+
+
+def _body(words: tuple[str, ...], command: Command) -> Body:
+    if command.module == "workpad":
+        from flakes.sandbox.tools.shim import workpad as module
+    else:
+        from flakes.sandbox.tools.shim import files as module
+    return getattr(module, f"{words[-1]}_")
+
+
+def parsed(rest: list[str], words: tuple[str, ...], command: Command) -> Given:
+    """Options and paths of a command line; raises `Refused` (`usage`)."""
+    fix = usage(words, command)
+    paths: list[str] = []
+    values: dict[str, str] = {}
+    flags: set[str] = set()
+    pending = list(rest)
+    while pending:
+        word = pending.pop(0)
+        if word == "--":
+            paths += pending
+            break
+        if not word.startswith("-") or word == "-":
+            paths.append(word)
+            continue
+        name, has_value, value = word.partition("=")
+        takes_value = command.options.get(name)
+        if takes_value is None:
+            raise refusal("usage", f"no such option: {name}", fix)
+        if takes_value:
+            if not has_value:
+                if not pending:
+                    raise refusal("usage", f"{name} needs a value", fix)
+                value = pending.pop(0)
+            values[name] = value
+        elif has_value:
+            raise refusal("usage", f"{name} takes no value", fix)
+        else:
+            flags.add(name)
+    if paths and not command.paths:
+        raise refusal("usage", f"unexpected argument: {paths[0]}", fix)
+    if command.paths and bool(paths) == ("--all" in flags):
+        raise refusal("usage", "name paths" + (", or use --all" if "--all" in command.options else ""), fix)
+    return Given(paths, values, flags)
+
+
+def usage(words: tuple[str, ...], command: Command) -> str:
+    """One line: the command and all that it takes."""
+    options = [f"[{name} {name[2:].upper()}]" if value else f"[{name}]" for name, value in command.options.items()]
+    return " ".join(["flakes", *words, *(["PATH..."] if command.paths else []), *options])
