@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs:runs", "List, create, close, wait for, cancel and retry runs."),
     "tasks": ("tasks:tasks", "List, save, admit, cancel and retry tasks; read their results."),
     "permissions": ("permissions:permissions", "See what tasks ask for, and answer."),
+    "ask": ("ask:ask", "Inside a running task: ask its owner for permission, and wait for the answer."),
+    "inbox": ("ask:inbox", "Inside a running task: print the messages that it has not read yet."),
     "projects": ("projects:projects", "List, create and archive projects."),
     "hosts": ("hosts:hosts", "See the machines that do the work."),
     "sandboxes": ("sandboxes:sandboxes", "See where tasks run."),

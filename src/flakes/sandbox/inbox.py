@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -25,7 +25,13 @@ from flakes.agents.base import AgentError, Driver
 from flakes.sandbox.journal import Journal
 from flakes.sandbox.outbox import Outbox
 from flakes.wire.codec import encode
-from flakes.wire.inbox import InboxMessage
+from flakes.wire.inbox import (
+    InboxConsume,
+    InboxConsumed,
+    InboxMessage,
+    InboxMessages,
+    InboxRead,
+)
 from flakes.wire.sandbox_stream import InputMessage, InputState
 
 log = structlog.get_logger(__name__)
@@ -104,13 +110,13 @@ class Inbox:
 
     async def unread(self, wait_s: float = 0.0) -> list[InboxMessage]:
         """Delivered messages that the task has not acknowledged, oldest first; waits for a first one."""
-        try:
-            async with asyncio.timeout(wait_s):
-                while not self._unread and not self._closed:
-                    self._readable.clear()
+        if not self._unread and not self._closed and wait_s > 0:
+            self._readable.clear()
+            try:
+                async with asyncio.timeout(wait_s):
                     await self._readable.wait()
-        except TimeoutError:
-            pass
+            except TimeoutError:
+                pass
         return list(self._unread.values())
 
     def consume(self, message_ids: Collection[str]) -> list[str]:
@@ -119,6 +125,17 @@ class Inbox:
         for message_id in taken:
             self._report(message_id, "consumed")
         return taken
+
+    def operations(self) -> dict[str, Callable[[Any], Awaitable[Any]]]:
+        """What the task's own commands ask of the inbox."""
+
+        async def read(body: InboxRead) -> InboxMessages:
+            return InboxMessages(messages=await self.unread(body.wait_s))
+
+        async def consume(body: InboxConsume) -> InboxConsumed:
+            return InboxConsumed(message_ids=self.consume(body.message_ids))
+
+        return {"inbox.read": read, "inbox.consume": consume}
 
     # ---- handing over
 

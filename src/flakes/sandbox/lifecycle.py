@@ -233,7 +233,10 @@ class Lifecycle:
             else:
                 await self._services.blobs.download(item.output.digest, path)
         self._tools = await ToolServer.open(
-            assignment.assignment_id, directory.root, self._services.forwarder
+            assignment.assignment_id,
+            directory.root,
+            self._services.forwarder,
+            self._inbox.operations(),
         )
         self._containment.cwd = directory.work
         self._containment.env = environment(

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from flakes.core import limits
 from flakes.wire.codec import Body
+from flakes.wire.inbox import InboxConsume, InboxConsumed, InboxMessages, InboxRead
 from flakes.wire.permissions import Permission, PermissionAsk, PermissionPoll
 from flakes.wire.reservations import (
     FilesCheck,
@@ -79,7 +80,16 @@ OPERATIONS: Final[dict[str, Operation]] = {
     ),
     "permission.status": Operation(
         PermissionPoll, Permission, "Say how an own request stands; wait a while for its answer.",
-        words=("ask",), errors=("not_found",),
+        errors=("not_found",),
     ),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""
+
+LOCAL: Final[dict[str, Operation]] = {
+    "inbox.read": Operation(
+        InboxRead, InboxMessages, "Give the messages that the task has not acknowledged.",
+        words=("inbox",),
+    ),
+    "inbox.consume": Operation(InboxConsume, InboxConsumed, "Acknowledge messages."),
+}  # fmt: skip
+"""Operations that the sandbox answers itself: there is no route for them, and nothing is forwarded."""
