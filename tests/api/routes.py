@@ -54,6 +54,8 @@ def build(api: Api) -> World:
         output = Output(kind="text", size_bytes=len(BLOB), digest=DIGEST)
         peer.finish(first.assignment_id, text="done", outputs={"report": output})
         second = peer.start()
+    base = f"/v1/sandboxes/{who[0]}/assignments/{second.assignment_id}/operations"
+    asked = sandbox_api.post(f"{base}/permission.ask", {"operationId": "first", "prompt": "May I?"})
     host_id, _ = api.host()
     artifact = api.post("/v1/artifacts", artifact_of(BLOB, runId=made["run"]["runId"])).ok(201)
     return World(api, sandbox_api, {
@@ -61,6 +63,7 @@ def build(api: Api) -> World:
         "taskId": first.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
         "artifactId": artifact["artifactId"],
+        "permissionRequestId": asked.ok(200)["permissionRequestId"],
     })  # fmt: skip
 
 
@@ -92,9 +95,12 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "files.release": {"all": True},
     "files.list": {},
     "files.check": {"selectors": SELECTORS},
+    "permission.ask": {"operationId": "second", "prompt": "May I really?"},
 }
 """A body that each operation takes, for the world's running task."""
 
+
+RESPOND = "/v1/tasks/{taskId}/permissions/{permissionRequestId}/respond"
 
 BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("PUT", "/v1/projects/{projectKey}"): lambda world: {"name": "p"},
@@ -111,6 +117,11 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/hosts/setup"): lambda world: {"hostName": "h"},
     ("POST", "/v1/artifacts"): lambda world: {"kind": "file"},
     ("POST", "/v1/sandboxes"): lambda world: {"name": "s"},
+    ("POST", "/v1/tasks/{taskId}/messages"): lambda world: {"mode": "steer", "message": "left"},
+    ("POST", RESPOND): lambda world: {"decision": "approved"},
+    ("POST", PATH + "permission.status"): lambda world: {
+        "permissionRequestId": world.names["permissionRequestId"]
+    },
     ("PUT", "/v1/tasks/{taskId}/workpad"): lambda world: {"bodyMarkdown": "b", "baseVersion": 0},
     **{("POST", PATH + operation): lambda world, body=body: body for operation, body in OPERATION_BODIES.items()},
 }
@@ -144,6 +155,8 @@ for _path, _holds in {
     "/v1/tasks/{taskId}/result": "outputs", "/v1/tasks/{taskId}/logs": "logs",
     "/v1/tasks/{taskId}/activity": "events", "/v1/hosts": "hosts", "/v1/hosts/{hostId}": "autoBind",
     "/v1/hosts/{hostId}/pools": "hostPools", "/v1/sandboxes": "sandboxes",
+    "/v1/tasks/{taskId}/messages": "messages", "/v1/tasks/{taskId}/permissions": "permissions",
+    "/v1/permissions": "permissions", "/v1/permissions/{permissionRequestId}": "prompt",
     "/v1/sandboxes/{sandboxId}": "liveness", "/v1/tasks/{taskId}/workpad": "version",
     "/v1/tasks/{taskId}/workpad/versions": "versions",
     "/v1/tasks/{taskId}/workpad/versions/{version}": "bodyMarkdown",
@@ -349,6 +362,38 @@ def _save_workpad(world: World, path: str) -> Answer:
     task_id = world.api.graph(task("only"))["tasks"][0]["taskId"]
     answer = world.api.put(f"/v1/tasks/{task_id}/workpad", {"bodyMarkdown": "# A", "baseVersion": 0})
     assert (answer.ok(200)["version"], answer.json["author"]["kind"]) == (1, "user")
+    return answer
+
+
+@case("POST", "/v1/tasks/{taskId}/messages")
+def _message(world: World, path: str) -> Answer:
+    own = adapter()
+    made = world.api.graph(task("only", own))
+    with sandbox(world.api, adapters=[own]) as peer:
+        peer.start()
+        body = {"mode": "follow_up", "message": " hello "}
+        answer = world.api.post(f"/v1/tasks/{made['tasks'][0]['taskId']}/messages", body)
+    assert (answer.ok(202)["message"], answer.json["state"]) == ("hello", "queued")
+    return answer
+
+
+@case("POST", RESPOND)
+def _respond(world: World, path: str) -> Answer:
+    base = world.fill("/v1/sandboxes/{sandboxId}/assignments/{assignmentId}/operations")
+    ask = {"operationId": name("op"), "prompt": "And this?"}
+    asked = world.sandbox_api.post(f"{base}/permission.ask", ask).ok(200)
+    body = {"decision": "denied", "reason": "no"}
+    asked_at = f"/v1/tasks/{asked['taskId']}/permissions/{asked['permissionRequestId']}"
+    answer = world.api.post(f"{asked_at}/respond", body)
+    assert (answer.ok(200)["status"], answer.json["decision"]) == ("denied", "denied")
+    return answer
+
+
+@case("POST", PATH + "permission.status")
+def _permission_status(world: World, path: str) -> Answer:
+    body = BODIES["POST", PATH + "permission.status"](world)
+    answer = world.sandbox_api.post(world.fill(path), body)
+    assert answer.ok(200)["prompt"] == "May I?"
     return answer
 
 

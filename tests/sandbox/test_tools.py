@@ -17,7 +17,7 @@ from flakes.core.limits import OPERATION_SIZE_BYTES_MAX
 from flakes.core.task import Outcome
 from flakes.sandbox.tools import place
 from flakes.sandbox.tools.shim.commands import COMMANDS
-from flakes.wire.operations import OPERATIONS
+from flakes.wire.operations import LOCAL, OPERATIONS
 from sandbox.conftest import Start
 from sandbox.controlplane import ControlPlane, DaemonProcess, eventually, living, make, shell
 
@@ -39,7 +39,8 @@ def exits(line: str) -> str:
 
 
 def test_the_commands_are_those_of_the_operations_with_words() -> None:
-    words = {operation.words: name for name, operation in OPERATIONS.items() if operation.words}
+    table = OPERATIONS | LOCAL
+    words = {operation.words: name for name, operation in table.items() if operation.words}
     assert {each: command.operation for each, command in COMMANDS.items()} == words
 
 

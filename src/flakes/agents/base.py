@@ -25,6 +25,9 @@ class Capabilities:
     directory: bool = True
     """Needs a working directory with brief, inputs and outputs. Without one, nothing touches the disk."""
     steer: bool = False
+    """Takes messages while it works: said into its turn with `steer`, or as further turns."""
+    inbox: bool = False
+    """Reads messages by itself from the file `$FLAKES_INBOX`; the driver has nothing to do with them."""
     resume: bool = False
     usage: bool = False
 

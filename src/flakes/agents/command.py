@@ -41,7 +41,7 @@ class CommandDriver:
         self._interrupted = False
 
     def capabilities(self) -> Capabilities:
-        return Capabilities()
+        return Capabilities(inbox=True)
 
     async def check(self) -> Check:
         return Check(usable=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flakes.cli.render.text import clean, one_line
+from flakes.cli.render.text import clean, one_line, shortened
 from flakes.core.task import TERMINAL
 from flakes.wire.events import Event
 from flakes.wire.runs import Run
@@ -67,6 +67,8 @@ class Board:
         self.state = run.state
         self.rows: dict[str, Row] = {}
         self.counts: Counter[str] = Counter()
+        self.questions: dict[str, str] = {}
+        """Permission requests without an answer: what to show of them, by id."""
         for task in tasks:
             self._add(task)
 
@@ -99,7 +101,23 @@ class Board:
             status = str(event.data.get("status", "QUEUED"))
         if status is not None:
             self._move(row, status, event)
+        if event.type.startswith("permission."):
+            return self._asked(row, event)
         return _change(row, event, status)
+
+    def _asked(self, row: Row, event: Event) -> Change:
+        """A question and how to answer it, or what came of one."""
+        permission_id = _text(event.data.get("permissionRequestId"))
+        if event.type == "permission.requested":
+            prompt = shortened(one_line(_text(event.data.get("prompt"))), 160)
+            ask = f"{prompt}  flakes permissions approve {permission_id}"
+            self.questions[permission_id] = f"{row.key} asks: {ask}"
+            return Change(event.at, row.key, "asks", ask)
+        self.questions.pop(permission_id, None)
+        word = _text(event.data.get("decision")) or "question cancelled"
+        if event.type == "permission.expired":
+            word = f"{word} (nobody answered)"
+        return Change(event.at, row.key, word, _text(event.data.get("reason")))
 
     def _row(self, event: Event) -> Row:
         assert event.task_id is not None

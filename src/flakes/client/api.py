@@ -22,7 +22,17 @@ from flakes.client.events import Notice
 from flakes.client.transport import Address, Transport
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
-from flakes.wire import codec, hosts, projects, reservations, runs, tasks, workpads
+from flakes.wire import (
+    codec,
+    hosts,
+    messages,
+    permissions,
+    projects,
+    reservations,
+    runs,
+    tasks,
+    workpads,
+)
 from flakes.wire.errors import ApiError
 from flakes.wire.events import Event, Events
 
@@ -229,6 +239,52 @@ class Client(ArtifactMethods):
     async def retry_task(self, task_id: str) -> tasks.Task:
         path = _path("tasks", task_id, "retry")
         return await self._transport.call("POST", path, tasks.Task, body={})
+
+    async def post_message(self, task_id: str, mode: messages.Mode, message: str) -> messages.Message:
+        """Send a message to a running task; `task_not_running` and `sandbox_offline` store nothing."""
+        body = messages.MessagePost(mode=mode, message=message)
+        path = _path("tasks", task_id, "messages")
+        return await self._transport.call("POST", path, messages.Message, body=body)
+
+    async def list_messages(
+        self, task_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> messages.Messages:
+        params = {"limit": limit, "cursor": cursor}
+        path = _path("tasks", task_id, "messages")
+        return await self._transport.call("GET", path, messages.Messages, params=params)
+
+    async def list_permissions(
+        self,
+        *,
+        task_id: str | None = None,
+        status: permissions.Status | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> permissions.Permissions:
+        """Requests of one task, or those of all tasks with this status (any, when there is none)."""
+        params = {"limit": limit, "cursor": cursor}
+        path = _path("permissions")
+        if task_id is None:
+            params["status"] = status
+        else:
+            path = _path("tasks", task_id, "permissions")
+        return await self._transport.call("GET", path, permissions.Permissions, params=params)
+
+    async def get_permission(self, permission_id: str) -> permissions.Permission:
+        path = _path("permissions", permission_id)
+        return await self._transport.call("GET", path, permissions.Permission)
+
+    async def respond(
+        self,
+        task_id: str,
+        permission_id: str,
+        decision: permissions.Decision,
+        reason: str | None = None,
+    ) -> permissions.Permission:
+        """Answer a request; `permission_already_responded` and `permission_stale_assignment` change nothing."""
+        body = permissions.PermissionAnswer(decision=decision, reason=reason)
+        path = _path("tasks", task_id, "permissions", permission_id, "respond")
+        return await self._transport.call("POST", path, permissions.Permission, body=body)
 
     async def logs(
         self,

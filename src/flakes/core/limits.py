@@ -48,6 +48,19 @@ RESERVATION_REASON_LENGTH_MAX: Final = 500
 OPERATION_SIZE_BYTES_MAX: Final = 4 * MIB
 """Body of one operation of a running task: a full workpad, each byte escaped, fits."""
 
+MESSAGE_LENGTH_MAX: Final = 20_000
+MESSAGES_UNREAD_MAX: Final = 1_000
+"""Messages to one attempt that it has not read yet."""
+PERMISSION_PROMPT_LENGTH_MAX: Final = 4_000
+PERMISSION_TEXT_LENGTH_MAX: Final = 2_000
+"""The action of a request, and the reason of an answer."""
+PERMISSION_DETAILS_BYTES_MAX: Final = 16 * KIB
+PERMISSIONS_PENDING_MAX: Final = 64
+"""Requests of one attempt that wait for an answer."""
+PERMISSION_EXPIRY_S_MAX: Final = 30 * 24 * 3600
+PERMISSION_WAIT_S_MAX: Final = 25.0
+"""How long the server holds one poll of a request."""
+
 PAGE_LENGTH_DEFAULT: Final = 50
 PAGE_LENGTH_MAX: Final = 200
 LOG_PAGE_LENGTH_MAX: Final = 1_000

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +27,7 @@ from flakes.agents.registry import DRIVERS
 from flakes.core.task import Outcome
 from flakes.sandbox import processes
 from flakes.sandbox.directory import TaskDirectory
+from flakes.sandbox.inbox import Inbox
 from flakes.sandbox.journal import Journal, Row, Statement
 from flakes.sandbox.lifecycle import Lifecycle, Services, directory_of, fitted
 from flakes.sandbox.outbox import Outbox
@@ -42,6 +44,8 @@ from flakes.wire.sandbox_stream import (
     Declined,
     Drain,
     Hello,
+    Input,
+    InputState,
     InventoryItem,
     Result,
     Welcome,
@@ -71,6 +75,7 @@ class Held:
     deciding_seq: int = 0
     assignment: Assignment | None = None
     lifecycle: Lifecycle | None = None
+    inbox: Inbox | None = None
     has_directory: bool = True
 
 
@@ -165,6 +170,7 @@ class Daemon:
                 continue
             directory = directory_of(self._state_dir, assignment.assignment_id)
             held = Held(assignment.assignment_id, "pending", directory, assignment=assignment)
+            held.inbox = self._inbox(held.assignment_id)
             self._held[held.assignment_id] = held
             row = (held.assignment_id, encode(assignment), str(directory.root))
             accepted = encode(Accepted(assignment_id=held.assignment_id))
@@ -209,6 +215,20 @@ class Daemon:
         self._draining = True
         self._look_whether_idle()
 
+    def on_input(self, frame: Input) -> None:
+        for message in frame.messages:
+            held = self._held.get(message.assignment_id)
+            if held is not None and held.inbox is not None:
+                held.inbox.take(message)
+                continue
+            refused = InputState(
+                assignment_id=message.assignment_id,
+                message_id=message.message_id,
+                state="refused",
+                reason="the task does not run in this sandbox any more",
+            )
+            self._outbox.append(message.assignment_id, encode(refused))
+
     # ---- the moves ----------------------------------------------------------------------------------
 
     def _objection(self, assignment: Assignment) -> str | None:
@@ -223,10 +243,14 @@ class Daemon:
 
     def _start(self, held: Held) -> None:
         assert held.assignment is not None
-        held.lifecycle = Lifecycle(held.assignment, self._services, held.directory)
+        assert held.inbox is not None
+        held.lifecycle = Lifecycle(held.assignment, self._services, held.directory, held.inbox)
         task = asyncio.create_task(self._run(held, held.lifecycle), name=held.assignment_id)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _inbox(self, assignment_id: str, handed: Collection[str] = ()) -> Inbox:
+        return Inbox(assignment_id, self._journal, self._outbox, handed)
 
     async def _run(self, held: Held, lifecycle: Lifecycle) -> None:
         await self._journal.durable()
@@ -237,6 +261,7 @@ class Daemon:
             fault = TaskError(code="sandbox_broken", message=f"a fault of the sandbox: {error!r}")
             result = Result(assignment_id=held.assignment_id, outcome=Outcome.LOST, error=fault)
         held.lifecycle = None
+        held.inbox = None
         held.assignment = None
         held.has_directory = lifecycle.has_directory
         if held.state == "forgotten":
@@ -250,6 +275,7 @@ class Daemon:
         if held.state == "pending":
             self._undecided.remove(held)
         held.state = "ended"
+        held.inbox = None
         mark = (_END, (held.assignment_id,))
         held.deciding_seq = self._outbox.append(held.assignment_id, fitted(result), mark)
         self._undecided.append(held)
@@ -337,11 +363,15 @@ class Daemon:
         """Take over from an earlier daemon that used this state directory."""
         rows = await self._journal.rows()
         interrupted: list[Row] = []
+        handed: defaultdict[str, list[str]] = defaultdict(list)
+        for assignment_id, message_id in await self._journal.inputs():
+            handed[assignment_id].append(message_id)
         for row in rows:
             held = Held(row.assignment_id, row.state, TaskDirectory(Path(row.directory)))
             seq = self._outbox.last_seq_of(row.assignment_id)
             if row.state == "pending" and seq is not None and self._revive(held, row):
                 held.deciding_seq = seq
+                held.inbox = self._inbox(held.assignment_id, handed[held.assignment_id])
                 self._held[held.assignment_id] = held
             elif row.state == "ended":
                 if seq is None:

@@ -1,10 +1,10 @@
 """An assignment's directory: its layout, its brief, and its environment.
 
 ``work/`` (the working directory, empty at first), ``brief.md``, ``inputs/<task>/<output>``, ``outputs/``,
-``tmp/``, ``state/`` (what the task keeps beside its work, such as its workpad), ``bin/`` (the `flakes`
-command of the task, first on its PATH). It is made anew for every attempt and removed when the result is
-acknowledged. What comes into the environment is listed here (and, for the socket, in `tools.place`) and
-nowhere else: nothing is inherited by accident.
+``inbox.jsonl``, ``tmp/``, ``state/`` (what the task keeps beside its work, such as its workpad), ``bin/``
+(the `flakes` command of the task, first on its PATH). It is made anew for every attempt and removed when
+the result is acknowledged. What comes into the environment is listed here (and, for the socket, in
+`tools.place`) and nowhere else: nothing is inherited by accident.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class TaskDirectory:
         self.inputs = root / "inputs"
         self.outputs = root / "outputs"
         self.tmp = root / "tmp"
+        self.inbox = root / "inbox.jsonl"
         self.state = root / "state"
         self.bin = root / "bin"
 
@@ -48,6 +49,7 @@ class TaskDirectory:
         for path in (self.work, self.inputs, self.outputs, self.tmp, self.state):
             path.mkdir(parents=True, mode=0o700)
         self.brief.write_text(brief)
+        self.inbox.touch(0o600)
 
     def input_path(self, task_key: str, output_key: str) -> Path:
         """Where an input goes; refuses what is not a key, so that no name leaves the directory."""
@@ -127,6 +129,7 @@ def environment(
         "FLAKES_BRIEF": str(directory.brief),
         "FLAKES_INPUTS": str(directory.inputs),
         "FLAKES_OUTPUTS": str(directory.outputs),
+        "FLAKES_INBOX": str(directory.inbox),
         "FLAKES_WORK_DIR": str(directory.work),
         "FLAKES_STATE_DIR": str(directory.state),
         "PATH": os.pathsep.join((str(directory.bin), env.get("PATH") or os.defpath)),

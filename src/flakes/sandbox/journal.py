@@ -42,6 +42,13 @@ create table if not exists outbox (
   message blob not null
 );
 create index if not exists outbox_of_assignment on outbox (assignment_id);
+create table if not exists inputs (
+  message_id text primary key,
+  assignment_id text not null
+) without rowid;
+create trigger if not exists inputs_end_with_their_assignment after delete on assignments begin
+  delete from inputs where assignment_id = old.assignment_id;
+end;
 """
 RETRY_S: Final = 0.25
 
@@ -124,6 +131,11 @@ class Journal:
         """Every assignment, in no particular order."""
         sql = "select assignment_id, state, payload, directory, pid, pid_started from assignments"
         return await self._call(lambda db: [Row(*row) for row in db.execute(sql)])
+
+    async def inputs(self) -> list[tuple[str, str]]:
+        """Assignment and message id of every message that was handed to an agent."""
+        sql = "select assignment_id, message_id from inputs"
+        return await self._call(lambda db: db.execute(sql).fetchall())
 
     async def index(self) -> list[tuple[int, str, int]]:
         """Sequence number, assignment and size in bytes of every unacknowledged message, in order."""

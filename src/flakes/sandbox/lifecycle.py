@@ -34,6 +34,7 @@ from flakes.sandbox.directory import (
     disk_full_error,
     environment,
 )
+from flakes.sandbox.inbox import Inbox
 from flakes.sandbox.journal import Journal
 from flakes.sandbox.loglines import LogSink
 from flakes.sandbox.outbox import Outbox
@@ -75,9 +76,14 @@ class Lifecycle:
     """The run of one assignment; used once."""
 
     def __init__(
-        self, assignment: Assignment, services: Services, directory: TaskDirectory
+        self,
+        assignment: Assignment,
+        services: Services,
+        directory: TaskDirectory,
+        inbox: Inbox,
     ) -> None:
         self._assignment = assignment
+        self._inbox = inbox
         self._services = services
         self._directory = directory
         self.has_directory = False
@@ -119,6 +125,7 @@ class Lifecycle:
             if self._timer is not None:
                 self._timer.cancel()
             body.cancel()
+            await self._inbox.close()
             await self._containment.shut(0)
             await asyncio.wait({body})
             if not body.cancelled():
@@ -184,7 +191,12 @@ class Lifecycle:
             await self._prepare(assignment, definition, brief)
         job = self._job(assignment, definition, brief)
         await driver.open(job, self._containment)
+        inbox_file = self._directory.inbox if uses_directory else None
+        self._inbox.open(driver, definition.adapter, inbox_file)
         turn = await driver.turn(brief, assignment.assignment_id)
+        while turn.status == "completed" and (said := await self._inbox.follow_up()) is not None:
+            turn = await driver.turn(said.text, said.message_id)
+        await self._inbox.close()
         await driver.close(TIMEOUT_GRACE_S)
         # Outputs are read when nobody writes them any more.
         await self._containment.gone()
@@ -221,7 +233,10 @@ class Lifecycle:
             else:
                 await self._services.blobs.download(item.output.digest, path)
         self._tools = await ToolServer.open(
-            assignment.assignment_id, directory.root, self._services.forwarder
+            assignment.assignment_id,
+            directory.root,
+            self._services.forwarder,
+            self._inbox.operations(),
         )
         self._containment.cwd = directory.work
         self._containment.env = environment(

@@ -37,6 +37,7 @@ from flakes.wire.sandbox_stream import (
     Drain,
     Heartbeat,
     Hello,
+    Input,
     Welcome,
 )
 
@@ -66,6 +67,7 @@ class Peer(Protocol):
     def on_assign(self, assign: Assign) -> None: ...
     def on_cancel(self, cancel: Cancel) -> None: ...
     def on_drain(self, drain: Drain) -> None: ...
+    def on_input(self, frame: Input) -> None: ...
 
 
 class Uplink:
@@ -190,6 +192,8 @@ class Uplink:
                 self._peer.on_cancel(frame)
             case Drain():
                 self._peer.on_drain(frame)
+            case Input():
+                self._peer.on_input(frame)
             case Welcome():
                 log.warning("a second welcome, skipped")
 

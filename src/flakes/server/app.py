@@ -20,7 +20,9 @@ from flakes.server.api import (
     artifacts,
     events,
     fleet,
+    messages,
     operations,
+    permissions,
     projects,
     reservations,
     runs,
@@ -40,7 +42,7 @@ log = structlog.get_logger()
 
 ENDPOINTS: list[Endpoint] = [
     *service.ENDPOINTS, *projects.ENDPOINTS, *runs.ENDPOINTS, *tasks.ENDPOINTS, *events.ENDPOINTS,
-    *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS,
+    *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
     *artifacts.ENDPOINTS,
 ]  # fmt: skip

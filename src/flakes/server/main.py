@@ -26,8 +26,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from flakes.server.app import build
 from flakes.server.logging import configure_logging
+from flakes.server.loops.expiry import INTERVAL_S as EXPIRY_S
+from flakes.server.loops.expiry import Expiry
 from flakes.server.loops.heartbeats import INTERVAL_S as HEARTBEATS_S
 from flakes.server.loops.heartbeats import Heartbeats
+from flakes.server.loops.inputs import INTERVAL_S as INPUTS_S
+from flakes.server.loops.inputs import Inputs
 from flakes.server.loops.janitor import INTERVAL_S as JANITOR_S
 from flakes.server.loops.janitor import Janitor
 from flakes.server.loops.leadership import RENEW_S, Leadership
@@ -96,6 +100,7 @@ async def _serve(config: ServerConfig) -> int:
         loops = [
             asyncio.create_task(plane.transitions.run()),
             asyncio.create_task(plane.log_lines.run()),
+            asyncio.create_task(plane.inputs.run()),
             *(asyncio.create_task(loop) for loop in _loops(plane, leadership)),
         ]
         server = _Server(plane, listener)
@@ -117,6 +122,8 @@ def _loops(plane: Plane, leadership: Leadership) -> list[Coroutine[Any, Any, Non
         keep_running("scheduler", Scheduler(plane, leadership).run_once, interval_s=SCHEDULER_S, wake=plane.schedule),
         keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
         keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.garbage),
+        keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),
+        keep_running("inputs", Inputs(plane).run_once, interval_s=INPUTS_S),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
         keep_running("tail", Tail(plane).run_once, interval_s=TAIL_S, wake=plane.changed),
     ]  # fmt: skip
@@ -159,6 +166,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._plane.hub.close_all()
         self._plane.subscriptions.close()
+        self._plane.answers.close()
         await super().shutdown(sockets)
 
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from flakes.server.answers import Answers
 from flakes.server.batches import BatchWriter
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import Subscriptions, Wake
-from flakes.store import logs, offers, transitions
+from flakes.store import logs, messages, offers, transitions
 from flakes.store.accounts import Identity, identify
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Database
@@ -21,7 +22,7 @@ from flakes.store.interventions import Intervention
 from flakes.store.transitions import Applied, End, Move
 from flakes.store.uploads import Uploads
 from flakes.wire.config import ServerConfig
-from flakes.wire.sandbox_stream import Assign, Assignment, Cancel, LogLines
+from flakes.wire.sandbox_stream import Assign, Assignment, Cancel, InputState, LogLines
 
 
 @dataclass(slots=True)
@@ -53,6 +54,8 @@ class Plane:
         self.subscriptions = Subscriptions(self.changed)
         self.transitions = BatchWriter("transitions", self._apply_moves)
         self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)
+        self.inputs = BatchWriter("inputs", self._report_inputs, batch_max=500)
+        self.answers = Answers()
         self.leading = False
         self._identities: dict[str, _Cached] = {}
 
@@ -113,3 +116,9 @@ class Plane:
     async def _append_logs(self, chunks: Sequence[tuple[str, LogLines]]) -> set[str]:
         async with self.database.transaction() as conn:
             return await logs.append(conn, chunks)
+
+    async def _report_inputs(self, reports: Sequence[tuple[str, InputState]]) -> set[str]:
+        async with self.database.transaction() as conn:
+            stale = await messages.report(conn, reports)
+        self.wrote()
+        return stale

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flakes.core.task import TERMINAL, TaskStatus
+from flakes.store import permissions
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.tasks import Explanation, TaskDetail
 
@@ -24,6 +25,7 @@ CODES: Final[dict[str, str]] = {
     "not_admitted": "It is saved, and not admitted yet.",
     "offer_in_flight": "It is offered to a sandbox, which has not accepted it yet.",
     "not_scheduled_yet": "It is ready, and the scheduler has not looked at it yet.",
+    "needs_input": "It asks for permission and waits for the answer.",
     "running": "It is running.",
     "ended": "It has ended.",
 }
@@ -43,6 +45,7 @@ _NEXT: Final[dict[str, str]] = {
     "not_admitted": "admit it: `flakes tasks admit`",
     "offer_in_flight": "wait a moment",
     "not_scheduled_yet": "wait a moment",
+    "needs_input": "answer it: `flakes permissions approve` or `deny`",
     "running": "follow it: `flakes logs --follow`",
     "ended": "read its result: `flakes tasks result`",
 }
@@ -72,6 +75,12 @@ async def explain(conn: Connection, task: TaskDetail) -> Explanation:
         sentence = f"{evidence.get('busy', 0)} of {evidence.get('slots', 0)} slots that fit it are busy."
     elif code == "capability_unavailable" and evidence.get("missing"):
         sentence = f"Nothing connected offers {', '.join(evidence['missing'])}."
+    elif code == "needs_input":
+        sentence = f"It asks: {evidence['prompt'][:300]}"
+        answer = f"flakes permissions approve {evidence['permissionRequestId']}"
+        return Explanation(
+            code=code, sentence=sentence, evidence=evidence, next_action=f"answer it: `{answer}`, or `deny`"
+        )
     elif code == "adapter_unavailable":
         sentence = f"Nothing connected offers the adapter {task.adapter!r}."
     return Explanation(code=code, sentence=sentence, evidence=evidence, next_action=_NEXT[code])
@@ -87,6 +96,10 @@ async def _reason(
     if status is TaskStatus.WAITING:
         return "wait_pending", {}
     if status is TaskStatus.RUNNING:
+        live = [a.assignment_id for a in task.attempts if a.state == "accepted"]
+        question = await permissions.first_pending(conn, live[-1]) if live else None
+        if question is not None:
+            return "needs_input", question
         return "running", {"sandboxId": task.sandbox_id, "attempt": task.attempt}
     if status is TaskStatus.BLOCKED:
         found = await rows(conn, _DEPENDENCIES, {"task_id": task.task_id})

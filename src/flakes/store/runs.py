@@ -69,6 +69,10 @@ _DELETE = Query("""
         delete from task_dependencies where task_id in (select task_id from gone)
     ), queue as (
         delete from ready_tasks where task_id in (select task_id from gone)
+    ), talk as (
+        delete from messages where task_id in (select task_id from gone)
+    ), questions as (
+        delete from permissions where task_id in (select task_id from gone)
     ), pads as (
         delete from workpads where task_id in (select task_id from gone)
     ), pad_versions as (

@@ -15,7 +15,7 @@ from typing import Any
 
 from flakes.core.assignment import TRANSITIONS, AssignmentState
 from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge
-from flakes.store import settlement
+from flakes.store import messages, permissions, settlement
 from flakes.store.database import Connection, Query, literal, run
 from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
 from flakes.wire.codec import encode
@@ -23,7 +23,11 @@ from flakes.wire.codec import encode
 LOAD = Query("""
     select a.assignment_id, a.state, a.live, a.sandbox_id, a.attempt, t.task_id, t.run_id, t.status,
            t.optional, t.attempt, t.attempts_max, t.losses, t.backoff_s, t.backoff_s_max,
-           t.cancel_requested_at is not null, a.accepted_at is not null
+           t.cancel_requested_at is not null, a.accepted_at is not null,
+           exists (select from messages m where m.assignment_id = a.assignment_id
+                     and m.state in ('queued', 'delivered'))
+           or exists (select from permissions p where p.assignment_id = a.assignment_id
+                        and p.status = 'pending')
     from assignments a join tasks t on t.task_id = a.task_id
     where a.assignment_id = any(%(assignment_ids)s)""")
 
@@ -145,15 +149,15 @@ class _Row:
 
     __slots__ = (
         "assignment_id", "attempt", "attempts_max", "backoff_s", "backoff_s_max", "cancel_requested",
-        "live", "losses", "optional", "ordinal", "run_id", "sandbox_id", "state", "status", "task_id",
-        "was_accepted",
+        "live", "losses", "optional", "ordinal", "run_id", "sandbox_id", "state", "status", "talks",
+        "task_id", "was_accepted",
     )  # fmt: skip
 
     def __init__(self, row: tuple[Any, ...]) -> None:
         (
             self.assignment_id, self.state, self.live, self.sandbox_id, self.ordinal, self.task_id,
             self.run_id, self.status, self.optional, self.attempt, self.attempts_max, self.losses,
-            self.backoff_s, self.backoff_s_max, self.cancel_requested, self.was_accepted,
+            self.backoff_s, self.backoff_s_max, self.cancel_requested, self.was_accepted, self.talks,
         ) = row  # fmt: skip
 
 
@@ -295,7 +299,17 @@ class _Batch:
         bad = self._with_blocked(TaskStatus.FAILED, TaskStatus.CANCELLED)
         if bad:
             self.applied.ready += await settlement.after_failure(conn, self.ledger, bad)
+        await self._end_talks(conn)
         await self.ledger.flush(conn)
+
+    async def _end_talks(self, conn: Connection) -> None:
+        """Unread messages and open questions end with their attempt."""
+        ended = {
+            row.assignment_id: f"the attempt ended ({state})" for row, state, _ in self.ends if row.talks
+        }
+        if ended:
+            await messages.leave(conn, self.ledger, ended)
+            await permissions.cancel(conn, self.ledger, ended)
 
     async def _write_tasks(self, conn: Connection) -> None:
         if self.accepts:

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from flakes.core import limits
 from flakes.wire.codec import Body
+from flakes.wire.inbox import InboxConsume, InboxConsumed, InboxMessages, InboxRead
+from flakes.wire.permissions import Permission, PermissionAsk, PermissionPoll
 from flakes.wire.reservations import (
     FilesCheck,
     FilesChecked,
@@ -72,5 +74,22 @@ OPERATIONS: Final[dict[str, Operation]] = {
         FilesCheck, FilesChecked, "Say whether paths conflict with reservations of other tasks.",
         words=("tasks", "files", "check"), errors=("limit_exceeded",),
     ),
+    "permission.ask": Operation(
+        PermissionAsk, Permission, "Ask the owner of the run for permission.",
+        words=("ask",), errors=("operation_conflict", "limit_exceeded"),
+    ),
+    "permission.status": Operation(
+        PermissionPoll, Permission, "Say how an own request stands; wait a while for its answer.",
+        errors=("not_found",),
+    ),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""
+
+LOCAL: Final[dict[str, Operation]] = {
+    "inbox.read": Operation(
+        InboxRead, InboxMessages, "Give the messages that the task has not acknowledged.",
+        words=("inbox",),
+    ),
+    "inbox.consume": Operation(InboxConsume, InboxConsumed, "Acknowledge messages."),
+}  # fmt: skip
+"""Operations that the sandbox answers itself: there is no route for them, and nothing is forwarded."""

@@ -5,8 +5,8 @@ Upstream: `Hello` first, then `Batch` frames of reliable messages with consecuti
 the rest again after a reconnect; the server applies each one at most once because all of them are
 idempotent by assignment (a log line by its line number). An ack leaves after the commit, never before.
 
-Downstream: `Welcome`, `Ack`, `Assign`, `Cancel`, `Drain`. None of these is stored for the link: offers
-and cancels are facts in the database and are sent again on reconnect.
+Downstream: `Welcome`, `Ack`, `Assign`, `Cancel`, `Drain`, `Input`. None of these is stored for the link:
+offers, cancels and messages to a task are facts in the database and are sent again on reconnect.
 
 An accepted assignment starts only when the ack of its `Accepted` has come back and does not list it as
 stale: whoever is acknowledged is the only one that runs it.
@@ -88,7 +88,17 @@ class Result(Frozen, frozen=True, kw_only=True, tag_field="type", tag="result", 
     ended_at_ms: int | None = None
 
 
-Message = Accepted | Declined | LogLines | Result
+class InputState(Frozen, frozen=True, kw_only=True, tag_field="type", tag="input_state"):
+    """What became of a message to an assignment: `delivered` is in the agent's hands, `consumed` was taken
+    in by it, `refused` will never be, for `reason`. The server records it under the message's id."""
+
+    assignment_id: str
+    message_id: str
+    state: Literal["delivered", "consumed", "refused"]
+    reason: str = ""
+
+
+Message = Accepted | Declined | LogLines | Result | InputState
 
 
 class Batch(Frozen, frozen=True, kw_only=True, tag_field="type", tag="batch"):
@@ -166,4 +176,20 @@ class Drain(Frozen, frozen=True, kw_only=True, tag_field="type", tag="drain"):
     reason: str
 
 
-Downstream = Welcome | Ack | Assign | Cancel | Drain
+class InputMessage(Frozen, frozen=True, kw_only=True):
+    """A message of a person to the agent of an assignment."""
+
+    assignment_id: str
+    message_id: str
+    mode: Literal["follow_up", "steer"]
+    text: str
+
+
+class Input(Frozen, frozen=True, kw_only=True, tag_field="type", tag="input"):
+    """Hand these to their agents, oldest first. Sent again until an `InputState` has arrived, so the daemon
+    hands each id over at most once."""
+
+    messages: list[InputMessage]
+
+
+Downstream = Welcome | Ack | Assign | Cancel | Drain | Input

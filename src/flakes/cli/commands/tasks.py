@@ -14,7 +14,7 @@ from flakes.cli.commands.workpads import workpad
 from flakes.cli.options import asks, key_of, page_options, remote_options
 from flakes.cli.output import Output, Span, bold, dim, is_terminal
 from flakes.cli.render import state as states
-from flakes.cli.render.text import clean
+from flakes.cli.render.text import clean, moment, one_line, shortened
 from flakes.core import limits
 from flakes.core.graph import DependencyFailurePolicy
 from flakes.wire.errors import EXIT_DONE, EXIT_UNSUCCESSFUL
@@ -273,6 +273,56 @@ async def outputs(
         ],
         ["TASK", "OUTPUT", "KIND", "BYTES", "DIGEST"],
     )
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
+@tasks.command()
+@click.argument("task")
+@click.argument("text")
+@click.option(
+    "--mode",
+    type=click.Choice(["follow_up", "steer"]),
+    default="follow_up",
+    show_default=True,
+    help="Add something, or change direction.",
+)
+@remote_options
+@asks
+async def message(client: Client, output: Output, task: str, text: str, mode: Any) -> None:
+    """Send a message to a running task. TEXT may be - to read it from stdin."""
+    said = sys.stdin.read() if text == "-" else text
+    sent = await client.post_message(await client.task_id(task), mode, said)
+    if output.as_json:
+        output.data(sent)
+    else:
+        output.line("sent  ", dim(f"{sent.message_id}; what becomes of it: flakes tasks messages {task}"))
+
+
+@tasks.command()
+@click.argument("task")
+@page_options
+@remote_options
+@asks
+async def messages(
+    client: Client, output: Output, task: str, limit: int | None, cursor: str | None
+) -> None:
+    """List the messages to a task and what became of them, the newest first."""
+    task_id = await client.task_id(task)
+    page = await client.list_messages(task_id, limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    if not page.messages:
+        output.talk("nobody has sent a message to this task")
+    output.table(
+        [
+            [Span(each.state, states.colour(each.state)), each.mode, dim(moment(each.created_at)),
+             shortened(one_line(each.message), 80), dim(one_line(each.reason or ""))]
+            for each in page.messages
+        ],
+        ["STATE", "MODE", "SENT", "MESSAGE", ""],
+    )  # fmt: skip
     if page.next_cursor:
         output.talk(dim(f"more: --cursor {page.next_cursor}"))
 

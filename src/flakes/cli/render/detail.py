@@ -94,8 +94,9 @@ def show_task(output: Output, task: TaskDetail, result: TaskResult | None) -> No
 
 def show_explanation(output: Output, explanation: Explanation) -> None:
     """Why a task is not running, the facts behind it, and what to do."""
+    heading = "what it waits for: " if explanation.code == "needs_input" else "why it is not running: "
     output.line(
-        bold("why it is not running: "), explanation.sentence, " ", dim(f"({explanation.code})")
+        bold(heading), explanation.sentence, " ", dim(f"({explanation.code})")
     )
     for name, value in explanation.evidence.items():
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -24,6 +24,7 @@ _RANK = {
 KEY_WIDTH_MAX = 32
 TITLE_FROM_WIDTH = 57
 NOTE_FROM_WIDTH = 76
+QUESTIONS_MAX = 2
 MARGIN = 3
 """Columns left free at the right: a terminal echoes `^C` there, and must not wrap because of it."""
 
@@ -46,11 +47,14 @@ class LiveBoard:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         board = self._board
         height = max(4, console.size.height - 2)
-        rows, hidden = chosen(list(board.rows.values()), height - 3)
+        questions = list(board.questions.values())[:QUESTIONS_MAX]
+        rows, hidden = chosen(list(board.rows.values()), height - 3 - len(questions))
         self._shown = [row.task_id for row in rows if row.status == "RUNNING"]
         now = datetime.now(UTC)
         width = max(1, console.size.width - MARGIN)
         lines: list[RenderableType] = [self._table(rows, width, now), self._footer(hidden, now)]
+        # Whole, also where it is longer than a line: the end of it is what to type.
+        lines[1:1] = [Text(clean(question), style="magenta") for question in questions]
         if self._notice:
             lines.append(Text(self._notice, style="yellow", no_wrap=True, overflow="ellipsis"))
         yield Constrain(Group(*lines), width)

@@ -23,6 +23,8 @@ _WORDS: dict[str, str] = {
     "succeeded": "green", "accepted": "cyan", "offered": "blue", "launching": "blue",
     "pending_launch": "blue", "suspect": "yellow", "draining": "yellow", "offline": "yellow",
     "lost": "yellow", "declined": "yellow", "cancelled": "yellow", "failed": "red",
+    "queued": "blue", "delivered": "cyan", "consumed": "green", "undeliverable": "red",
+    "pending": "magenta", "approved": "green", "denied": "red", "expired": "yellow",
 }  # fmt: skip
 
 ORDER = ("RUNNING", "WAITING", "QUEUED", "BLOCKED", "SAVED", "FAILED", "CANCELLED", "SUCCEEDED")

@@ -63,7 +63,11 @@ class Forwarder:
         import httpx2
 
         if self._client is None:
-            self._client = httpx2.AsyncClient(timeout=httpx2.Timeout(TIMEOUT_S, connect=10.0))
+            # Tasks may wait for answers by the hundred; they must not keep the others from asking.
+            self._client = httpx2.AsyncClient(
+                timeout=httpx2.Timeout(TIMEOUT_S, connect=10.0),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+            )
         return self._client
 
     def _headers(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -19,7 +20,7 @@ from flakes.core.limits import KIB
 from flakes.sandbox.tools import place
 from flakes.wire.codec import BodyError, Frozen, decode, encode
 from flakes.wire.errors import ApiError
-from flakes.wire.operations import OPERATIONS
+from flakes.wire.operations import LOCAL, OPERATIONS
 
 log = structlog.get_logger(__name__)
 
@@ -42,25 +43,37 @@ class Asks(Protocol):
     async def ask(self, assignment_id: str, operation: str, body: bytes) -> tuple[int, bytes]: ...
 
 
+Local = Mapping[str, Callable[[Any], Awaitable[Any]]]
+"""What answers the operations of `wire.operations.LOCAL`: struct in, struct out."""
+
+
 class ToolServer:
     """See the module. `open`, then `close`; nothing of it is left after that."""
 
     def __init__(
-        self, assignment_id: str, task_root: Path, where: place.Place, forwarder: Asks
+        self,
+        assignment_id: str,
+        task_root: Path,
+        where: place.Place,
+        forwarder: Asks,
+        local: Local | None = None,
     ) -> None:
         self._assignment_id = assignment_id
         self._task_root = task_root
         self._place = where
         self._forwarder = forwarder
+        self._local = local or {}
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[Any]] = set()
         self._stale: bytes | None = None
         """The refusal, once the assignment is known to have ended: nothing more is forwarded."""
 
     @classmethod
-    async def open(cls, assignment_id: str, task_root: Path, forwarder: Asks) -> ToolServer:
+    async def open(
+        cls, assignment_id: str, task_root: Path, forwarder: Asks, local: Local | None = None
+    ) -> ToolServer:
         """Listen, and put the `flakes` command into ``bin`` of the task's directory. Raises `OSError`."""
-        self = cls(assignment_id, task_root, place.make(task_root), forwarder)
+        self = cls(assignment_id, task_root, place.make(task_root), forwarder, local)
         try:
             place.write_command(task_root / "bin" / "flakes")
             self._server = await asyncio.start_unix_server(
@@ -126,7 +139,7 @@ class ToolServer:
     def _check(self, head: Head) -> None:
         if not hmac.compare_digest(head.token.encode(), self._place.token.encode()):
             raise ApiError("unauthorized", "the token is not the one of this task", "use FLAKES_TOOL_SOCKET and FLAKES_TOOL_TOKEN_FILE as they are set for the task")
-        operation = OPERATIONS.get(head.operation)
+        operation = OPERATIONS.get(head.operation) or LOCAL.get(head.operation)
         if operation is None:
             raise ApiError("not_found", f"there is no operation {head.operation!r}", f"one of {', '.join(OPERATIONS)}")
         if not 0 <= head.size <= operation.body_max_bytes:
@@ -135,7 +148,7 @@ class ToolServer:
     async def _forward(
         self, reader: asyncio.StreamReader, operation: str, body: bytes
     ) -> tuple[int, bytes]:
-        asking = asyncio.ensure_future(self._forwarder.ask(self._assignment_id, operation, body))
+        asking = asyncio.ensure_future(self._perform(operation, body))
         # Clients send nothing after their request: the next thing to read is that they have gone.
         leaving = asyncio.ensure_future(reader.read(1))
         try:
@@ -150,3 +163,14 @@ class ToolServer:
         if status == 403 and b'"stale_assignment"' in answer[:100]:
             self._stale = answer
         return status, answer
+
+    async def _perform(self, operation: str, body: bytes) -> tuple[int, bytes]:
+        """Answer it here when it is the sandbox's own, else ask the control plane."""
+        perform = self._local.get(operation)
+        if perform is None:
+            return await self._forwarder.ask(self._assignment_id, operation, body)
+        try:
+            return 200, encode(await perform(decode(body, LOCAL[operation].request)))
+        except BodyError as error:
+            refused = ApiError("invalid_request", str(error), "use the `flakes` command of the task", issues=error.issues)
+            return refused.status, encode(refused.body())

@@ -23,7 +23,7 @@ from flakes.core.task import Outcome
 from flakes.server.plane import Plane
 from flakes.server.streams.hub import Peer
 from flakes.server.streams.socket import UNREADABLE, authenticate, frames, pump, readable
-from flakes.store import links, logs, offers, sandboxes
+from flakes.store import links, logs, messages, offers, sandboxes
 from flakes.store.hosts import record
 from flakes.store.transitions import Accept, End, Move
 from flakes.wire import sandbox_stream as wire
@@ -39,6 +39,8 @@ HELLO_TIMEOUT_S = 20.0
 LINE_MAX = 2**31 - 1
 AT_MS_MAX = 253_402_300_799_000
 """The last second of the year 9999, the last that everybody can read."""
+INPUTS_PER_FRAME = 7
+"""The longest messages, every character escaped, still fit into a frame."""
 
 
 async def serve(socket: WebSocket, plane: Plane) -> None:
@@ -119,12 +121,22 @@ async def _reconcile(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
     for assignment_id, _, cancelled, reason in live:
         if cancelled and assignment_id in held:
             peer.send(wire.Cancel(assignment_ids=[assignment_id], reason=reason or "cancelled"))
+    async with plane.database.connection() as conn:
+        queued = await messages.queued_for(conn, peer.peer_id)
+    send_inputs(plane, peer.peer_id, queued)
     # Accepted once, unknown now: the daemon's state is gone and so is the work.
     await plane.end_attempts([
         End(assignment_id, None, Outcome.LOST, "the sandbox came back without it")
         for assignment_id, state, _, _ in live
         if state == "accepted" and assignment_id not in held
     ])  # fmt: skip
+
+
+def send_inputs(plane: Plane, sandbox_id: str, items: Sequence[wire.InputMessage]) -> None:
+    """Send messages to a sandbox, a few a frame, if it is connected here."""
+    for start in range(0, len(items), INPUTS_PER_FRAME):
+        frame = wire.Input(messages=list(items[start : start + INPUTS_PER_FRAME]))
+        plane.hub.send_sandbox(sandbox_id, frame)
 
 
 async def _receive(plane: Plane, peer: Peer, incoming: Any) -> None:
@@ -173,6 +185,7 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
     sandbox_id = peer.peer_id
     moves: list[Move] = []
     lines: list[tuple[str, wire.LogLines]] = []
+    reports: list[tuple[str, wire.InputState]] = []
     for message in messages:
         match message:
             case wire.Accepted():
@@ -189,6 +202,8 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
                     lines.append((sandbox_id, _dated(message)))
                 else:
                     log.warning("stream.bad_line_number", peer=sandbox_id, line=str(message.first_line)[:30])
+            case wire.InputState():
+                reports.append((sandbox_id, message))
     stale: set[str] = set()
     # Lines first: those of an attempt are refused once it has ended.
     if lines:
@@ -200,6 +215,9 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
             async with plane.database.connection() as conn:
                 await logs.record_refused(conn, peer.owner_id, sandbox_id, sorted(news))
             plane.wrote()
+    if reports:  # before the end of an attempt, which makes what is left undeliverable
+        refused = await plane.inputs.write(reports)
+        stale |= refused & {report.assignment_id for _, report in reports}
     if moves:
         applied = await plane.transitions.write(moves)
         stale |= applied.stale & {move.assignment_id for move in moves}

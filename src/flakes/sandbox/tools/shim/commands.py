@@ -1,6 +1,7 @@
 """The in-task commands: which there are, what they take, and how a command line becomes one of them.
 
-The names are those of the ordinary command line. Exit codes too: 0 done, 1 internal, 2 usage or refused.
+The names are those of the ordinary command line. Exit codes too: 0 done, 1 internal, 2 usage or refused,
+3 denied, 4 nothing came within the time.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
 
 class Command:
     """`operation`: what it asks for. `options` are names to whether they take a value; `paths`: whether it
-    takes arguments. `module` holds its function, named like the last word."""
+    takes arguments. `module` holds its function, named like the last word. `words`: how the one argument
+    is called of a command that takes no paths; whether it has to be there is the command's to say."""
 
     def __init__(
-        self, operation: str, module: str, summary: str, options: dict[str, bool], *, paths: bool
-    ) -> None:
+        self, operation: str, module: str, summary: str, options: dict[str, bool], *, paths: bool,
+        words: str = "",
+    ) -> None:  # fmt: skip
         self.operation = operation
         self.module = module
         self.summary = summary
         self.options = {**options, "--json": False}
         self.paths = paths
+        self.words = words
 
 
 class Given:
@@ -39,6 +43,7 @@ class Given:
         self.as_json = "--json" in flags
         self.prefix = "--prefix" in flags
         self.all = "--all" in flags
+        self.no_wait = "--no-wait" in flags
 
 
 COMMANDS: dict[tuple[str, ...], Command] = {
@@ -65,8 +70,19 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "files.check", "files", "Say whether other tasks have reserved these paths (then exit code 2).",
         {"--prefix": False}, paths=True,
     ),
+    ("ask",): Command(
+        "permission.ask", "ask", "Ask the owner of the run, and wait: exit 0 approved, 3 denied.",
+        {
+            "--action": True, "--details": True, "--expires": True, "--default": True,
+            "--operation-id": True, "--no-wait": False, "--poll": True,
+        }, paths=False, words="[PROMPT]",
+    ),
+    ("inbox",): Command(
+        "inbox.read", "inbox", "Print the messages that were not read yet, and acknowledge them.",
+        {"--wait": True}, paths=False,
+    ),
 }  # fmt: skip
-"""Equal to the words of `wire.operations.OPERATIONS`; a test holds the two together."""
+"""Equal to the words of `wire.operations.OPERATIONS` and `LOCAL`; a test holds them together."""
 
 
 def run(argv: Sequence[str]) -> int:
@@ -104,6 +120,10 @@ def _run(argv: list[str]) -> int:
 def _body(words: tuple[str, ...], command: Command) -> Body:
     if command.module == "workpad":
         from flakes.sandbox.tools.shim import workpad as module
+    elif command.module == "ask":
+        from flakes.sandbox.tools.shim import ask as module
+    elif command.module == "inbox":
+        from flakes.sandbox.tools.shim import inbox as module
     else:
         from flakes.sandbox.tools.shim import files as module
     return getattr(module, f"{words[-1]}_")
@@ -138,8 +158,9 @@ def parsed(rest: list[str], words: tuple[str, ...], command: Command) -> Given:
             raise refusal("usage", f"{name} takes no value", fix)
         else:
             flags.add(name)
-    if paths and not command.paths:
-        raise refusal("usage", f"unexpected argument: {paths[0]}", fix)
+    surplus = [] if command.paths else paths[1:] if command.words else paths
+    if surplus:
+        raise refusal("usage", f"unexpected argument: {surplus[0]}", fix)
     if command.paths and bool(paths) == ("--all" in flags):
         raise refusal("usage", "name paths" + (", or use --all" if "--all" in command.options else ""), fix)
     return Given(paths, values, flags)
@@ -148,4 +169,4 @@ def parsed(rest: list[str], words: tuple[str, ...], command: Command) -> Given:
 def usage(words: tuple[str, ...], command: Command) -> str:
     """One line: the command and all that it takes."""
     options = [f"[{name} {name[2:].upper()}]" if value else f"[{name}]" for name, value in command.options.items()]
-    return " ".join(["flakes", *words, *(["PATH..."] if command.paths else []), *options])
+    return " ".join(["flakes", *words, *(["PATH..."] if command.paths else [command.words] if command.words else []), *options])

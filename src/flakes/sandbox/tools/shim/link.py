@@ -42,8 +42,11 @@ def listed(value: object) -> list[dict[str, object]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def ask(operation: str, body: dict[str, object]) -> dict[str, object]:
-    """The answer to an operation of this task; raises `Refused`. Waits while the control plane is away."""
+def ask(
+    operation: str, body: dict[str, object], notice_s: float = WAIT_NOTICE_S
+) -> dict[str, object]:
+    """The answer to an operation of this task; raises `Refused`. Waits while the control plane is away, and
+    says so after `notice_s`."""
     path = os.environ.get("FLAKES_TOOL_SOCKET")
     token_file = os.environ.get("FLAKES_TOOL_TOKEN_FILE")
     if not path or not token_file:
@@ -54,7 +57,7 @@ def ask(operation: str, body: dict[str, object]) -> dict[str, object]:
     try:
         with open(token_file, encoding="utf-8") as file:  # noqa: PTH123
             token = file.read().strip()
-        status, answer = _exchange(path, token, operation, json.dumps(body).encode())
+        status, answer = _exchange(path, token, operation, json.dumps(body).encode(), notice_s)
     except (OSError, ValueError) as error:
         raise refusal(
             "internal_error", f"the task's socket does not answer: {error}",
@@ -66,7 +69,7 @@ def ask(operation: str, body: dict[str, object]) -> dict[str, object]:
 
 
 def _exchange(
-    path: str, token: str, operation: str, body: bytes
+    path: str, token: str, operation: str, body: bytes, notice_s: float
 ) -> tuple[int, dict[str, object]]:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
@@ -75,7 +78,7 @@ def _exchange(
             connection.sendall(json.dumps(head).encode() + b"\n" + body)
         except (BrokenPipeError, ConnectionResetError):
             pass  # refused before it was read whole; the answer says why
-        connection.settimeout(WAIT_NOTICE_S)
+        connection.settimeout(notice_s)
         received = bytearray()
         while b"\n" not in received:
             received += _receive(connection)
