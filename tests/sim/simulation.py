@@ -34,7 +34,9 @@ _FACTS = Query("""
     select t.task_id, t.status, t.assignment_id, r.assignment_id, r.result ->> 'text'
     from tasks t left join task_results r on r.task_id = t.task_id""")
 
-_STATES = Query("select state from assignments where assignment_id = any(%(ids)s)")
+_STATES = Query("""
+    select assignment_id, state, accepted_at is not null from assignments
+    where assignment_id = any(%(ids)s)""")
 
 _EXPIRE = Query("update leaders set expires_at = now() - interval '1 s'")
 _SILENCE = Query("""
@@ -462,9 +464,13 @@ class Simulation:
             facts = await rows(conn, _FACTS)
             new, self._new = self._new, []
             for held in new:
-                others = [a for a in self._active[held.task_id] if a != held.assignment_id]
-                for (state,) in await rows(conn, _STATES, {"ids": others}) if others else []:
-                    if state != "lost":
+                of_task = {held.assignment_id, *self._active[held.task_id]}
+                for assignment_id, state, accepted in await rows(
+                    conn, _STATES, {"ids": [*of_task]}
+                ):
+                    if not accepted:
+                        problems.append(f"{assignment_id} runs and was never accepted")
+                    if assignment_id != held.assignment_id and state != "lost":
                         problems.append(f"{held.task_id} runs twice; the first is {state}")
         for task_id, text, assignment_id, result_of, result in facts:
             status = TaskStatus(text)
