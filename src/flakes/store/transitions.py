@@ -44,18 +44,17 @@ ACCEPT = Query("""
         started_at = coalesce(t.started_at, now()), next_attempt_at = null
     from u where t.task_id = u.task_id""")
 
-# What an attempt had reserved goes with it, whatever ended it: assignment first, its reservations then, which
-# is the order of those that reserve.
 END_ASSIGNMENTS = Query("""
-    with u as (
-        select * from unnest(%(assignment_ids)s::text[], %(states)s::text[], %(reasons)s::text[])
-            as u(assignment_id, state, reason)
-    ), ended as (
-        update assignments a set state = u.state, live = false, ended_at = now(), reason = u.reason
-        from u where a.assignment_id = u.assignment_id
-        returning a.assignment_id
-    ), released as (
-        delete from file_reservations f using ended e where f.assignment_id = e.assignment_id
+    update assignments a set state = u.state, live = false, ended_at = now(), reason = u.reason
+    from unnest(%(assignment_ids)s::text[], %(states)s::text[], %(reasons)s::text[])
+        as u(assignment_id, state, reason)
+    where a.assignment_id = u.assignment_id""")
+
+# What an attempt had reserved goes with it, whatever ended it. A statement of its own after the one above:
+# that may have waited for an operation of the task, whose reservations its snapshot would not show.
+RELEASE_FILES = Query("""
+    with released as (
+        delete from file_reservations f where f.assignment_id = any(%(assignment_ids)s)
         returning f.run_id, f.task_id, f.assignment_id, f.path, f.kind
     )
     insert into events (owner_id, run_id, task_id, type, data)
@@ -312,6 +311,9 @@ class _Batch:
                 "assignment_ids": [row.assignment_id for row, _, _ in self.ends],
                 "states": [str(state) for _, state, _ in self.ends],
                 "reasons": [reason or None for _, _, reason in self.ends],
+            })  # fmt: skip
+            await run(conn, RELEASE_FILES, {
+                "assignment_ids": [row.assignment_id for row, _, _ in self.ends],
             })  # fmt: skip
         if self.finished:
             await run(conn, FINISH, {

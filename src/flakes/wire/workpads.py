@@ -33,7 +33,7 @@ class WorkpadPut(Body, frozen=True, kw_only=True):
 class WorkpadMetadata(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """What lists of tasks show; version 0 has never been written."""
 
-    version: int = 0
+    version: int
     updated_at: datetime | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flakes.server.routing import Call, Endpoint, Page, bounded
 from flakes.store import tasks, workpads
-from flakes.wire.workpads import Author, Workpad, WorkpadPut, WorkpadVersions
+from flakes.wire.workpads import Workpad, WorkpadPut, WorkpadVersions
 
 
 async def get(call: Call) -> Workpad:
@@ -18,10 +18,9 @@ async def get(call: Call) -> Workpad:
 async def put(call: Call) -> Workpad:
     """Save a new version of a task's workpad, made from `baseVersion`."""
     task_id = call.path["taskId"]
-    author = Author(kind="user", user_id=call.identity.subject_id)
+    user_id = call.identity.subject_id
     async with call.plane.database.transaction() as conn:
-        run_id, _ = await tasks.require(conn, call.owner_id, task_id)
-        saved = await workpads.save(conn, call.owner_id, run_id, task_id, call.body, author)
+        saved = await workpads.save_as_user(conn, call.owner_id, user_id, task_id, call.body)
     call.plane.wrote()
     return saved
 

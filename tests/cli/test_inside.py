@@ -1,0 +1,49 @@
+"""The in-task commands of the ordinary command line: the same as those of the task's own, and closed outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+import pytest
+
+from cli.conftest import Ran
+from flakes.cli.main import cli
+from flakes.sandbox.tools.shim.commands import COMMANDS
+
+Flakes = Callable[..., Ran]
+
+
+def command_of(words: tuple[str, ...]) -> click.Command:
+    found: click.Command = cli
+    for word in words:
+        assert isinstance(found, click.Group)
+        child = found.get_command(click.Context(found), word)
+        assert child is not None, words
+        found = child
+    return found
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_both_take_the_same(words: tuple[str, ...]) -> None:
+    command = command_of(words)
+    options = {
+        name: not parameter.is_flag
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for name in parameter.opts
+    }
+    assert options == COMMANDS[words].options
+    takes_paths = any(isinstance(parameter, click.Argument) for parameter in command.params)
+    assert takes_paths == COMMANDS[words].paths
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_outside_a_task_they_refuse_with_a_fix(
+    flakes: Flakes, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLAKES_TOOL_SOCKET", raising=False)
+    ran = flakes(*words, *(["a"] if COMMANDS[words].paths else []))
+    assert (ran.code, ran.out) == (2, "")
+    assert "works inside a running task only" in ran.err
+    assert "fix: " in ran.err
