@@ -40,6 +40,9 @@ from flakes.wire.sandbox_stream import (
     Drain,
     Heartbeat,
     Hello,
+    Input,
+    InputMessage,
+    InputState,
     LogLine,
     LogLines,
     Result,
@@ -64,6 +67,7 @@ class ControlPlane:
         self.accepted: list[str] = []
         self.declined: dict[str, str] = {}
         self.results: dict[str, Result] = {}
+        self.inputs: list[InputState] = []
         self.result_times = 0
         self.lines: dict[str, dict[int, LogLine]] = {}
         self.frame_sizes: list[int] = []
@@ -142,7 +146,22 @@ class ControlPlane:
 
     # ---- what a test says ---------------------------------------------------------------------------
 
-    def send(self, frame: Assign | Cancel | Drain | Ack | bytes) -> None:
+    def say(self, assignment_id: str, *texts: str, mode: Any = "follow_up") -> list[str]:
+        """Send messages to an assignment, in one frame; their ids."""
+        sent = [
+            InputMessage(
+                assignment_id=assignment_id, message_id=f"msg_{next(_numbers)}", mode=mode, text=text
+            )
+            for text in texts
+        ]  # fmt: skip
+        self.send(Input(messages=sent))
+        return [message.message_id for message in sent]
+
+    def states(self, message_id: str) -> list[str]:
+        """What the daemon reported of a message, in order."""
+        return [told.state for told in self.inputs if told.message_id == message_id]
+
+    def send(self, frame: Assign | Cancel | Drain | Ack | Input | bytes) -> None:
         data = frame if isinstance(frame, bytes) else encode(frame)
         self.wait(lambda: self._sockets, "a connected daemon")
         socket_ = self._sockets[-1]
@@ -238,6 +257,8 @@ class ControlPlane:
                 self.accepted.append(assignment_id)
             elif isinstance(message, Declined):
                 self.declined[assignment_id] = message.reason
+            elif isinstance(message, InputState):
+                self.inputs.append(message)
             elif isinstance(message, Result):
                 self.result_times += 1
                 self.results.setdefault(assignment_id, message)
