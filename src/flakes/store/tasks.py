@@ -48,7 +48,10 @@ _GET = Query(f"""
     where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
 
 _SHORT = Query(f"""
-    select {_COLUMNS}, null::text[] from tasks t join runs r on r.run_id = t.run_id
+    select {_COLUMNS},
+        (select array_agg(s.task_key order by s.task_key) from task_dependencies d
+         join tasks s on s.task_id = d.depends_on where d.task_id = t.task_id)
+    from tasks t join runs r on r.run_id = t.run_id
     left join workpads w on w.task_id = t.task_id
     where t.task_id = any(%(task_ids)s) and r.owner_id = %(owner_id)s order by t.task_id""")
 
@@ -88,7 +91,7 @@ async def page(
 
 
 async def some(conn: Connection, owner_id: str, task_ids: list[str]) -> list[Task]:
-    """These tasks, without their dependencies."""
+    """These tasks, as lists show them."""
     params = {"task_ids": task_ids, "owner_id": owner_id}
     return [Task(**_fields(r)) for r in await rows(conn, _SHORT, params)]
 

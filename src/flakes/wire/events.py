@@ -16,7 +16,6 @@ TYPES: Final[dict[str, str]] = {
     "task.saved": "A task was saved or changed before admission.",
     "task.admitted": "A task was admitted; data: status.",
     "task.queued": "A task became ready (again); data: reason, nextAttemptAt.",
-    "task.offered": "A task was offered to a sandbox; data: assignmentId, sandboxId, attempt.",
     "task.running": "A sandbox accepted a task; data: assignmentId, sandboxId, attempt.",
     "task.cancel_requested": "Somebody asked for a task to stop; data: reason.",
     "task.succeeded": "A task succeeded; data: assignmentId, verified.",
