@@ -95,7 +95,7 @@ def test_large_json_without_a_schema_is_checked_apart(
 def test_what_cannot_be_checked_within_the_limits_is_not_passed(
     plane: ControlPlane, daemon: DaemonProcess
 ) -> None:
-    line = """python3 -c 'print("[" + "{\\"\\":{}}," * 8000000 + "0]")' > $FLAKES_OUTPUTS/out"""
+    line = "python3 -c 'print(\"[\" + \"{},\" * 20000000 + \"{}]\")' > $FLAKES_OUTPUTS/out"
     result = plane.run(shell(line, declaredOutputs={"out": declared({}, maxBytes=64 * 1024 * 1024)}))
     assert result.error.code == "output_invalid"
     assert result.error.details["problems"][0]["rule"] == "limits"
