@@ -159,3 +159,25 @@ def test_an_internal_error_hides_its_text_and_logs_it(server: Server) -> None:
     assert "zip" not in answer.content.decode()
     log = server.log_file.read_text()
     assert refused["requestId"] in log
+
+
+@pytest.mark.parametrize(
+    ("declaration", "path"),
+    [
+        ({"kind": "json", "schema": {"type": "nope"}}, "schema.type"),
+        ({"kind": "json", "schema": {"properties": {"a": {"$ref": "http://x.example/y"}}}}, "schema.properties.a['$ref']"),
+        ({"kind": "text", "schema": {}}, "schema"),
+    ],
+)  # fmt: skip
+def test_a_schema_that_cannot_be_used_is_refused_before_anything_runs(
+    api: Api, declaration: dict[str, object], path: str
+) -> None:
+    broken = task("b", declaredOutputs={"out": declaration})
+    body = {"name": "r", "projectKey": api.project(), "tasks": [task("a"), broken]}
+    told = api.post("/v1/runs/schemas/graph", body).refused("invalid_request")
+    assert [issue["path"] for issue in told["issues"]] == [f"tasks.b.declaredOutputs.out.{path}"]
+    api.get("/v1/runs/schemas").refused("not_found")
+    run = api.run()["runKey"]
+    api.put(f"/v1/runs/{run}/tasks/b", broken).refused("invalid_request")
+    fine = task("b", declaredOutputs={"out": {"kind": "json", "schema": {"type": "object"}}})
+    api.put(f"/v1/runs/{run}/tasks/b", fine).ok(201)

@@ -119,6 +119,8 @@ class AgentError(Exception):
     lost: bool = False
     """The infrastructure failed under the agent: the attempt is not the user's failure."""
     exit_code: int | None = None
+    details: dict[str, Any] | None = None
+    """Facts about the failure, as JSON; bounded by whoever raises it."""
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

@@ -205,7 +205,7 @@ class Lifecycle:
             return self._failed(turn, uses_directory=uses_directory)
         if definition.declared_outputs and uses_directory:
             self._outputs = await outputs.collect(
-                definition.declared_outputs, self._directory.outputs, services.blobs
+                definition.declared_outputs, self._directory.outputs, services.blobs, self._sink.say
             )
         for line in definition.verify if uses_directory else ():
             await self._verify(line)
@@ -377,7 +377,7 @@ def _task_error(error: AgentError | None) -> TaskError | None:
         code=error.code,
         message=error.message[: 2 * KIB],
         exit_code=error.exit_code,
-        details={"fix": error.fix} if error.fix else None,
+        details=((error.details or {}) | ({"fix": error.fix} if error.fix else {})) or None,
     )
 
 

@@ -2,33 +2,46 @@
 
 Only what was declared is collected, and only regular files. A small text travels inside the result,
 everything else as a blob that is uploaded before the result is said. What a task promised and did not
-leave behind fails it, whatever its exit code was.
+leave behind fails it, whatever its exit code was; an optional output that is not valid is left out.
+
+JSON with a schema, or large JSON, is checked by a process of its own (`schema_check`): neither its memory
+nor its time are the daemon's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
+import structlog
 
 from flakes.agents.base import AgentError
 from flakes.core.keys import is_key
-from flakes.core.limits import KIB, OUTPUT_INLINE_BYTES_MAX
+from flakes.core.limits import KIB, MIB, OUTPUT_INLINE_BYTES_MAX, OUTPUT_PROBLEMS_MAX
 from flakes.sandbox.blobs import BlobClient
+from flakes.wire.schemas import Problem
 from flakes.wire.tasks import Output, OutputDeclaration
+
+log = structlog.get_logger(__name__)
 
 SUFFIXES: Final = ("", ".json", ".txt", ".md")
 INLINE_TOTAL_BYTES_MAX: Final = 384 * KIB
 """All inline outputs of one result, as JSON: what would not fit into a frame goes as blobs."""
 
+CHECKED_INLINE_BYTES_MAX: Final = MIB
+"""JSON up to this size is parsed in the daemon, when there is no schema."""
+CHECK_TIMEOUT_S: Final = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An output's file, checked against its declaration."""
+    """An output's file, and what it is declared as."""
 
     path: Path
     kind: Literal["text", "json", "workspace"]
@@ -38,11 +51,18 @@ class Found:
 
 
 async def collect(
-    declared: dict[str, OutputDeclaration], directory: Path, blobs: BlobClient
+    declared: dict[str, OutputDeclaration],
+    directory: Path,
+    blobs: BlobClient,
+    say: Callable[[str], None],
 ) -> dict[str, Output]:
     """Find, check and upload; raises `AgentError` (`output_missing`, `output_invalid`,
-    `output_too_large`, `output_unsupported`)."""
+    `output_too_large`, `output_unsupported`). `say` is told of optional outputs that are left out."""
     found = await asyncio.to_thread(find, declared, directory)
+    for key, wrong in (await invalid(declared, found)).items():
+        del found[key]
+        first = f"{wrong[0].path}: {wrong[0].message}"
+        say(f"the optional output `{key}` is not valid and is left out: {first}")
     outputs: dict[str, Output] = {}
     inline_bytes = 0
     for key, file in found.items():
@@ -60,7 +80,7 @@ async def collect(
 
 
 def find(declared: dict[str, OutputDeclaration], directory: Path) -> dict[str, Found]:
-    """The declared outputs that are there, checked; blocking."""
+    """The declared outputs that are there, their content unread; blocking."""
     workspaces = [key for key, declaration in declared.items() if declaration.kind == "workspace"]
     if workspaces:
         raise AgentError(
@@ -76,7 +96,71 @@ def find(declared: dict[str, OutputDeclaration], directory: Path) -> dict[str, F
             f"the task ended without its declared output {_names(missing)} in {directory}",
             "write each one to `$FLAKES_OUTPUTS/<key>`, or declare it with `required: false`",
         )
-    return {key: _checked(key, path, declared[key]) for key, path in paths.items() if path}
+    return {key: _measured(key, path, declared[key]) for key, path in paths.items() if path}
+
+
+async def invalid(
+    declared: dict[str, OutputDeclaration], found: dict[str, Found]
+) -> dict[str, list[Problem]]:
+    """The optional outputs that are not what they were declared as; a required one raises
+    `output_invalid` with at most 20 problems in its details."""
+    wrong: dict[str, list[Problem]] = {}
+    checks: list[dict[str, object]] = []
+    for key, file in found.items():
+        if file.kind != "json":
+            continue
+        schema = declared[key].schema
+        if schema is not None or file.size_bytes > CHECKED_INLINE_BYTES_MAX:
+            checks.append({"key": key, "path": str(file.path), "schema": schema})
+        elif problem := await asyncio.to_thread(_json_problem, file.path):
+            wrong[key] = [problem]
+    if checks:
+        wrong |= await _checked_apart(checks)
+    required = [key for key in wrong if declared[key].required]
+    if required:
+        raise _invalid([(key, each) for key in required for each in wrong[key]], found)
+    return wrong
+
+
+async def _checked_apart(checks: list[dict[str, object]]) -> dict[str, list[Problem]]:
+    """What `schema_check` says; everything is wrong when it cannot say it within its limits."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "flakes.sandbox.schema_check",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, cwd="/",
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            out, err = await process.communicate(msgspec.json.encode(checks))
+        if process.returncode == 0:
+            return msgspec.json.decode(out, type=dict[str, list[Problem]])
+        log.warning("schema check failed", code=process.returncode, said=err[-500:].decode("utf-8", "replace"))
+        reason = "it took too much memory or processor time to check"
+    except TimeoutError:
+        reason = f"it could not be checked within {CHECK_TIMEOUT_S:g} s"
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    problem = Problem(path="$", rule="limits", rule_path="$", message=reason)
+    return {str(check["key"]): [problem] for check in checks}
+
+
+def _invalid(wrong: list[tuple[str, Problem]], found: dict[str, Found]) -> AgentError:
+    key, first = wrong[0]
+    more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return AgentError(
+        "output_invalid",
+        f"output `{key}` is not what it was declared as: {first.path}: {first.message}"
+        f" (rule `{first.rule}`{more}; {found[key].path})",
+        "write one JSON value in UTF-8 that satisfies the schema of the output, or mend the schema",
+        details={
+            "problems": [
+                {"output": key, "path": each.path, "rule": each.rule, "rulePath": each.rule_path, "message": each.message}
+                for key, each in wrong[:OUTPUT_PROBLEMS_MAX]
+            ]
+        },
+    )  # fmt: skip
 
 
 def _path_of(key: str, directory: Path) -> Path | None:
@@ -89,7 +173,7 @@ def _path_of(key: str, directory: Path) -> Path | None:
     return None
 
 
-def _checked(key: str, path: Path, declaration: OutputDeclaration) -> Found:
+def _measured(key: str, path: Path, declaration: OutputDeclaration) -> Found:
     size_bytes = path.stat().st_size
     if size_bytes > declaration.max_bytes:
         raise AgentError(
@@ -97,8 +181,6 @@ def _checked(key: str, path: Path, declaration: OutputDeclaration) -> Found:
             f"output `{key}` has {size_bytes} bytes, {declaration.max_bytes} are allowed ({path})",
             "write less, or raise `maxBytes` in the declaration",
         )
-    if declaration.kind == "json":
-        _check_json(key, path)
     if size_bytes > OUTPUT_INLINE_BYTES_MAX:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -114,17 +196,14 @@ def _checked(key: str, path: Path, declaration: OutputDeclaration) -> Found:
     return Found(path, declaration.kind, len(data), digest, text)
 
 
-def _check_json(key: str, path: Path) -> None:
+def _json_problem(path: Path) -> Problem | None:
     data = path.read_bytes()
     try:
         data.decode()
         msgspec.json.decode(data)
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise AgentError(
-            "output_invalid",
-            f"output `{key}` is declared as JSON and is not valid JSON: {error} ({path})",
-            "write one JSON value in UTF-8",
-        ) from error
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        return Problem(path="$", rule="json", rule_path="$", message=f"not valid JSON: {error}")
+    return None
 
 
 def _names(keys: list[str]) -> str:

@@ -9,9 +9,10 @@ from typing import Any
 from flakes.core import limits
 from flakes.core.graph import find_cycle
 from flakes.core.keys import is_key
+from flakes.wire import schemas
 from flakes.wire.codec import Issue, encode
 from flakes.wire.errors import ApiError
-from flakes.wire.tasks import TaskDefinition
+from flakes.wire.tasks import OutputDeclaration, TaskDefinition
 
 KEY_FIX = "use lower-case letters and digits, joined by single hyphens, at most 64 characters"
 
@@ -43,13 +44,29 @@ def check_definition(key: str, definition: TaskDefinition) -> None:
     if definition.input is not None:
         check_size(f"tasks.{key}.input", definition.input, limits.TASK_INPUT_SIZE_BYTES_MAX)
     check_size(f"tasks.{key}.metadata", definition.metadata, limits.METADATA_SIZE_BYTES_MAX)
-    for output in definition.declared_outputs:
+    for output, declaration in definition.declared_outputs.items():
         check_key("output", output)
+        if declaration.schema is not None:
+            _check_schema(f"tasks.{key}.declaredOutputs.{output}", declaration)
     if definition.adapter == "command" and not _has_command(definition.input):
         raise ApiError(
             "invalid_request", f"task {key!r} has no command to run",
             'give `input` as {"shell": "..."} or {"argv": ["..."]}',
             issues=[Issue(path=f"{key}.input", message="needs `shell` or `argv`")],
+        )  # fmt: skip
+
+
+def _check_schema(path: str, declaration: OutputDeclaration) -> None:
+    if declaration.kind != "json":
+        issue = Issue(path=f"{path}.schema", message=f"has no use for an output of kind {declaration.kind}")
+        raise ApiError("invalid_request", f"{issue.path} {issue.message}", "declare the output as json, or leave the schema out", issues=[issue])
+    assert declaration.schema is not None
+    problem = schemas.schema_problem(declaration.schema)
+    if problem is not None:
+        issue = Issue(path=f"{path}.schema{problem.path[1:]}", message=problem.message)
+        raise ApiError(
+            "invalid_request", f"{issue.path}: {issue.message}",
+            "mend the schema: JSON Schema 2020-12, all references within it", issues=[issue],
         )  # fmt: skip
 
 
