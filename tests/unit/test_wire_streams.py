@@ -50,6 +50,13 @@ SANDBOX_DOWN = [
     ),
     sandbox_stream.Cancel(assignment_ids=["assignment_1"], reason="why"),
     sandbox_stream.Drain(reason="why"),
+    sandbox_stream.Input(
+        messages=[
+            sandbox_stream.InputMessage(
+                assignment_id="assignment_1", message_id="msg_1", mode="steer", text="left"
+            )
+        ]
+    ),
 ]  # fmt: skip
 HOST_UP = [
     host_stream.Hello(
