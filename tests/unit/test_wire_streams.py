@@ -22,6 +22,9 @@ SANDBOX_UP = [
         messages=[
             sandbox_stream.Accepted(assignment_id="assignment_1"),
             sandbox_stream.Declined(assignment_id="assignment_2", reason="full"),
+            sandbox_stream.InputState(
+                assignment_id="assignment_1", message_id="msg_1", state="delivered"
+            ),
             sandbox_stream.LogLines(
                 assignment_id="assignment_1", first_line=0,
                 lines=[sandbox_stream.LogLine(channel="stdout", at_ms=1, text="ß\n\u2028")],
