@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -162,7 +163,7 @@ def test_of_many_answers_at_once_one_wins(api: Api, asker: Asker) -> None:
         asked = asker.ask()
         with ThreadPoolExecutor(6) as pool:
             decisions = ["approved", "denied"] * 3
-            answers = list(pool.map(lambda decision: respond(api, asked, decision), decisions))
+            answers = list(pool.map(partial(respond, api, asked), decisions))
         won = [each for each in answers if each.status == 200]
         assert len(won) == 1
         for each in answers:

@@ -54,6 +54,25 @@ def test_events_move_rows_and_counts() -> None:
     assert +it.counts == {"QUEUED": 2}
 
 
+def test_a_question_is_shown_with_the_command_that_answers_it_until_it_is_answered() -> None:
+    it = board(1, "RUNNING")
+    asks = it.apply(event("permission.requested", 0, 1, permissionRequestId="perm_1", prompt="May \x1b[1mI?"))
+    assert asks is not None
+    assert (asks.word, asks.detail) == ("asks", "May I? -> flakes permissions approve perm_1")
+    console = Console(file=io.StringIO(), width=120, height=20, force_terminal=False)
+    console.print(LiveBoard(it))
+    assert "step-0 asks: May I? -> flakes permissions approve perm_1" in console.file.getvalue()  # type: ignore[attr-defined]
+    answered = it.apply(
+        event("permission.responded", 0, 2, permissionRequestId="perm_1", decision="denied", reason="no")
+    )
+    assert answered is not None
+    assert (answered.word, answered.detail) == ("denied", "no")
+    assert it.questions == {}
+    expired = it.apply(event("permission.expired", 0, 3, permissionRequestId="perm_2", decision="approved"))
+    assert expired is not None
+    assert expired.word == "approved (nobody answered)"
+
+
 def test_applying_the_whole_log_again_changes_nothing() -> None:
     it = board(1)
     story = [event("task.running", 0, 1, attempt=1), event("task.succeeded", 0, 2, verified=True)]

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,7 @@ from store.talking import Running, Stage, staged
 pytestmark = pytest.mark.anyio
 
 RACES = 30
+DECISIONS: list[Decision] = ["approved", "denied"]
 
 
 @pytest.fixture
@@ -192,8 +194,8 @@ async def test_of_answers_at_once_exactly_one_wins(stage: Stage) -> None:
         asked = await stage.ask(task)
         answers = await race(
             *(
-                lambda decision=decision: respond(stage, asked, decision)
-                for decision in ("approved", "denied", "approved", "denied")
+                partial(respond, stage, asked, decision)
+                for decision in DECISIONS * 2
             ),
             pick=pick,
         )
@@ -217,7 +219,7 @@ async def test_an_answer_races_the_expiry(stage: Stage) -> None:
         assert asked.expires_at is not None
         due_s = (asked.expires_at - datetime.now(UTC)).total_seconds()
         await asyncio.sleep(max(0.0, due_s + pick.uniform(-0.02, 0.004)))
-        answered, _ = await race(lambda: respond(stage, asked), lambda: expire(stage), pick=pick)
+        answered, _ = await race(partial(respond, stage, asked), partial(expire, stage), pick=pick)
         assert isinstance(answered, Answered)
         final = await now(stage, asked)
         outcomes.add(final.status)
@@ -236,7 +238,7 @@ async def test_an_answer_races_the_end_of_the_attempt(stage: Stage) -> None:
     for _ in range(RACES):
         (task,) = await stage.start()
         asked = await stage.ask(task)
-        answered, _ = await race(lambda: respond(stage, asked), lambda: stage.end(task), pick=pick)
+        answered, _ = await race(partial(respond, stage, asked), partial(stage.end, task), pick=pick)
         assert isinstance(answered, Answered)
         status = (await now(stage, asked)).status
         if answered.refusal is None:

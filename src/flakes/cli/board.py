@@ -110,7 +110,7 @@ class Board:
         permission_id = _text(event.data.get("permissionRequestId"))
         if event.type == "permission.requested":
             prompt = shortened(one_line(_text(event.data.get("prompt"))), 160)
-            ask = f"{prompt}  flakes permissions approve {permission_id}"
+            ask = f"{prompt} -> flakes permissions approve {permission_id}"
             self.questions[permission_id] = f"{row.key} asks: {ask}"
             return Change(event.at, row.key, "asks", ask)
         self.questions.pop(permission_id, None)
