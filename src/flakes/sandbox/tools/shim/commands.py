@@ -6,6 +6,7 @@ The names are those of the ordinary command line. Exit codes too: 0 done, 1 inte
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from flakes.sandbox.tools.shim.link import Refused, refusal
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 class Command:
     """`operation`: what it asks for. `options` are names to whether they take a value; `paths`: whether it
-    takes arguments. `module` holds its function, named like the last word."""
+    takes arguments. `module` holds its function, named like the last word with an underscore behind."""
 
     def __init__(
         self, operation: str, module: str, summary: str, options: dict[str, bool], *, paths: bool
@@ -102,10 +103,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _body(words: tuple[str, ...], command: Command) -> Body:
-    if command.module == "workpad":
-        from flakes.sandbox.tools.shim import workpad as module
-    else:
-        from flakes.sandbox.tools.shim import files as module
+    module = import_module(f"flakes.sandbox.tools.shim.{command.module}")
     return getattr(module, f"{words[-1]}_")
 
 
