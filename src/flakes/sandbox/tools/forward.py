@@ -8,9 +8,11 @@ answer was lost is sent again.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -67,9 +69,18 @@ class Forwarder:
             self._client = httpx2.AsyncClient(
                 timeout=httpx2.Timeout(TIMEOUT_S, connect=10.0),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+                # A proxy from the environment cannot reach this machine's loopback.
+                trust_env=not _is_loopback(urlsplit(self._base).hostname or ""),
             )
         return self._client
 
     def _headers(self) -> dict[str, str]:
         token = credential(Path(self._config.credential_file))
         return {"authorization": f"Bearer {token}", "content-type": "application/json"}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -7,6 +7,7 @@ The names are those of the ordinary command line. Exit codes too: 0 done, 1 inte
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from flakes.sandbox.tools.shim.link import Refused, refusal
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
 class Command:
     """`operation`: what it asks for. `options` are names to whether they take a value; `paths`: whether it
-    takes arguments. `module` holds its function, named like the last word. `words`: how the one argument
-    is called of a command that takes no paths; whether it has to be there is the command's to say."""
+    takes arguments. `module` holds its function, named like the last word with an underscore behind. `words`:
+    how the one argument is called of a command that takes no paths; whether it has to be there is the
+    command's to say."""
 
     def __init__(
         self, operation: str, module: str, summary: str, options: dict[str, bool], *, paths: bool,
@@ -118,14 +120,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _body(words: tuple[str, ...], command: Command) -> Body:
-    if command.module == "workpad":
-        from flakes.sandbox.tools.shim import workpad as module
-    elif command.module == "ask":
-        from flakes.sandbox.tools.shim import ask as module
-    elif command.module == "inbox":
-        from flakes.sandbox.tools.shim import inbox as module
-    else:
-        from flakes.sandbox.tools.shim import files as module
+    module = import_module(f"flakes.sandbox.tools.shim.{command.module}")
     return getattr(module, f"{words[-1]}_")
 
 
