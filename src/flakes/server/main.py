@@ -27,6 +27,8 @@ from flakes.server.app import build
 from flakes.server.logging import configure_logging
 from flakes.server.loops.heartbeats import INTERVAL_S as HEARTBEATS_S
 from flakes.server.loops.heartbeats import Heartbeats
+from flakes.server.loops.janitor import INTERVAL_S as JANITOR_S
+from flakes.server.loops.janitor import Janitor
 from flakes.server.loops.leadership import RENEW_S, Leadership
 from flakes.server.loops.loop import keep_running
 from flakes.server.loops.reaper import INTERVAL_S as REAPER_S
@@ -114,6 +116,7 @@ def _loops(plane: Plane, leadership: Leadership) -> list[Coroutine[Any, Any, Non
         keep_running("scheduler", Scheduler(plane, leadership).run_once, interval_s=SCHEDULER_S, wake=plane.schedule),
         keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
+        keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.sweep),
         keep_running("tail", Tail(plane).run_once, interval_s=TAIL_S, wake=plane.changed),
     ]  # fmt: skip
 

@@ -68,6 +68,9 @@ def _parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", endpoint.path)
     ]
+    if endpoint.takes_key:
+        schema = {"type": "string", "minLength": 1, "maxLength": 255}
+        parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema})
     if endpoint.query is not None:
         for name, schema in components[endpoint.query.__name__]["properties"].items():
             parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
@@ -87,11 +90,15 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     responses: dict[str, Any] = {str(endpoint.status): {"description": endpoint.summary, "content": content}}
     if endpoint.creates:
         responses["201"] = {"description": "Created.", "content": content}
+    if endpoint.accepts:
+        responses["202"] = {"description": "Asked for, and not done yet.", "content": content}
     codes = {"internal_error", "database_unavailable", *endpoint.errors}
     if endpoint.body is not None:
         codes |= {"too_large"}
     if endpoint.family is not None:
         codes |= {"unauthorized", "forbidden", "invalid_request"}
+    if endpoint.takes_key:
+        codes |= {"idempotency_conflict", "idempotency_in_progress"}
     if "{" in endpoint.path:
         codes |= {"not_found"}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}

@@ -46,6 +46,8 @@ class Plane:
         """Something became ready or free: look again."""
         self.changed = Wake()
         """An event was written, or somebody started to listen."""
+        self.sweep = Wake()
+        """There may be something for the janitor."""
         self.subscriptions = Subscriptions(self.changed)
         self.transitions = BatchWriter("transitions", self._apply_moves)
         self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from flakes.core import limits
+from flakes.server import idempotency
 from flakes.server.plane import Plane
 from flakes.store.accounts import Identity
 from flakes.store.database import UNAVAILABLE
@@ -59,7 +60,7 @@ Handler = Callable[[Call], Awaitable[Any]]
 class Endpoint:
     """One route. `family` is the kind of credential it takes; None means none. `body` is the struct that its
     JSON body must be, or `bytes` when the handler reads the raw body itself. `creates`: it answers 201 when it
-    has made something, and `status` when that was there."""
+    has made something, and `status` when that was there. `secret`: the answer holds a raw credential."""
 
     method: str
     path: str
@@ -73,6 +74,14 @@ class Endpoint:
     creates: bool = False
     errors: tuple[str, ...] = field(default=())
     body_max_bytes: int = limits.REQUEST_SIZE_BYTES_MAX
+    secret: bool = False
+    accepts: bool = False
+    """It may answer 202: asked for, and not done yet."""
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether it is a mutation that runs once for an `Idempotency-Key`. Raw bytes have their digest."""
+        return self.method not in ("GET", "HEAD") and self.family is not None and self.body is not bytes
 
     @property
     def summary(self) -> str:
@@ -101,11 +110,18 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
     async def handle(request: Request) -> Response:
         try:
             identity = await _authenticate(request, plane, endpoint.family)
-            call = Call(
-                plane, identity, dict(request.path_params), _query(request, endpoint),
-                await _body(request, endpoint), request,
-            )  # fmt: skip
-            return _response(await endpoint.handler(call), endpoint.status)
+            query, body = _query(request, endpoint), await _body(request, endpoint)
+
+            async def run(within: Plane) -> Response:
+                call = Call(within, identity, dict(request.path_params), query, body, request)
+                return _response(await endpoint.handler(call), endpoint.status)
+
+            key = idempotency.key_of(request) if endpoint.takes_key else None
+            if key is None:
+                return await run(plane)
+            return await idempotency.once(
+                plane, identity, request, key, body, secret=endpoint.secret, handle=run, refuse=refusal
+            )
         except ApiError as error:
             return refusal(error)
         except BodyError as error:
@@ -128,7 +144,8 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
 
 def refusal(error: ApiError) -> Response:
     """The response for a refusal."""
-    headers = {"Retry-After": "1"} if error.status in (429, 503) else {}
+    again = error.status in (429, 503) or error.code == "idempotency_in_progress"
+    headers = {"Retry-After": "1"} if again else {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="flakes"'
     return Response(encode(error.body()), error.status, headers, JSON)

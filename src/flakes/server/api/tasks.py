@@ -164,7 +164,7 @@ ENDPOINTS = [
     Endpoint("GET", "/v1/runs/{run}/tasks", page, Tasks, query=TasksQuery, tag="tasks"),
     Endpoint("PUT", "/v1/runs/{run}/tasks/{taskKey}", save, Task, TaskDefinition, tag="tasks",
              creates=True,
-             errors=("task_admitted", "run_closed", "limit_exceeded")),
+             errors=("task_admitted", "run_closed", "run_deleting", "limit_exceeded")),
     Endpoint("GET", "/v1/runs/{run}/tasks/{taskKey}", get_by_key, TaskDetail, query=TaskQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}", get, TaskDetail, query=TaskQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}/result", result, TaskResult, tag="tasks",
@@ -175,5 +175,5 @@ ENDPOINTS = [
     Endpoint("GET", "/v1/tasks/{taskId}/activity", activity, Events, query=ActivityQuery, tag="tasks"),
     Endpoint("POST", "/v1/tasks/{taskId}/cancel", cancel, Task, Reason, status=202, tag="tasks"),
     Endpoint("POST", "/v1/tasks/{taskId}/retry", retry, Task, Reason, tag="tasks",
-             errors=("task_not_retryable",)),
+             errors=("task_not_retryable", "run_deleting")),
 ]  # fmt: skip
