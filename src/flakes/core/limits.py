@@ -31,6 +31,8 @@ OUTPUT_SIZE_BYTES_DEFAULT: Final = MIB
 OUTPUT_INLINE_BYTES_MAX: Final = 8 * KIB
 
 LOG_LINE_BYTES_MAX: Final = 8 * KIB
+TASK_LOG_SIZE_BYTES_MAX: Final = 64 * MIB
+"""What is kept of a task's log, over all its attempts. Beyond it, lines in the middle are dropped."""
 STREAM_FRAME_BYTES_MAX: Final = MIB
 
 PAGE_LENGTH_DEFAULT: Final = 50
@@ -39,6 +41,9 @@ LOG_PAGE_LENGTH_MAX: Final = 1_000
 
 POOLS_PER_HOST_MAX: Final = 64
 CONCURRENCY_MAX: Final = 1_024
+
+EXPORTS_AT_ONCE_MAX: Final = 2
+"""Histories that one server streams at the same time; each holds a connection and a snapshot."""
 
 ATTEMPTS_MAX: Final = 100
 INFRASTRUCTURE_RETRIES_MAX: Final = 5

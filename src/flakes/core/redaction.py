@@ -55,7 +55,7 @@ _RULES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 
 # Looking for these first costs a tenth of trying every rule, and most text has none.
 _HINTS: Final = (
-    "flakes_", "PRIVATE KEY", "sk-", "gh", "github_", "glpat-", "xox", "AKIA", "ASIA", "AROA", "AIDA", "AIza",
+    "flakes_", "PRIVATE KEY", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_", "glpat-", "xox", "AKIA", "ASIA", "AROA", "AIDA", "AIza",
     "://", "TOKEN", "SECRET", "PASSW", "KEY", "CREDENTIAL",
 )  # fmt: skip
 _HINTS_ANY_CASE: Final = ("authorization", "bearer", "aws")
@@ -90,3 +90,29 @@ def redact_value(value: Any) -> Any:
             for name, each in cast("dict[str, Any]", value).items()
         }
     return value
+
+
+class LineRedactor:
+    """Redacts the lines of one channel in order: a private key is many of them."""
+
+    def __init__(self) -> None:
+        self._in_key = False
+
+    def line(self, text: str) -> str:
+        """One line, without its secrets."""
+        if self._in_key:
+            self._in_key = "-----END " not in text
+            return MARK
+        begins = text.rfind("-----BEGIN ")
+        self._in_key = (
+            begins >= 0 and "PRIVATE KEY-----" in text[begins:] and "-----END " not in text[begins:]
+        )
+        return redact(text)
+
+    def lines(self, texts: list[str]) -> list[str]:
+        """Several lines; most of the time none holds a secret, and one look at all of them tells."""
+        if not self._in_key:
+            joined = "\n".join(texts)
+            if redact(joined) == joined:
+                return texts
+        return [self.line(text) for text in texts]

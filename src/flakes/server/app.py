@@ -16,7 +16,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flakes.server import openapi
-from flakes.server.api import events, fleet, projects, runs, sandbox_scope, service, tasks
+from flakes.server.api import (
+    events,
+    fleet,
+    observation,
+    projects,
+    runs,
+    sandbox_scope,
+    service,
+    tasks,
+)
 from flakes.server.plane import Plane
 from flakes.server.routing import Endpoint, asgi, refusal
 from flakes.server.streams import hosts as host_stream
@@ -28,7 +37,7 @@ log = structlog.get_logger()
 
 ENDPOINTS: list[Endpoint] = [
     *service.ENDPOINTS, *projects.ENDPOINTS, *runs.ENDPOINTS, *tasks.ENDPOINTS, *events.ENDPOINTS,
-    *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS,
+    *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *observation.ENDPOINTS,
 ]  # fmt: skip
 
 LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>

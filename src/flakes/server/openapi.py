@@ -82,6 +82,8 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
         content: dict[str, Any] = {"application/octet-stream": {}}
     elif endpoint.path == "/v1/events":
         content = {"text/event-stream": {}}
+    elif isinstance(endpoint.answer, str):
+        content = {endpoint.answer: {}}
     elif _is_struct(endpoint.answer):
         schema = {"$ref": f"#/components/schemas/{endpoint.answer.__name__}"}
         content = {"application/json": {"schema": schema}}

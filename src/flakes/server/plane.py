@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flakes.server.batches import BatchWriter
 from flakes.server.streams.hub import Hub
-from flakes.server.wake import Subscriptions, Wake
+from flakes.server.wake import LogReaders, Subscriptions, Wake
 from flakes.store import logs, offers, transitions
 from flakes.store.accounts import Identity, identify
 from flakes.store.blobs import BlobStore
@@ -49,6 +49,9 @@ class Plane:
         self.sweep = Wake()
         """There may be something for the janitor."""
         self.subscriptions = Subscriptions(self.changed)
+        self.log_readers = LogReaders(self.changed)
+        self.exports = 0
+        """Histories that are being streamed now."""
         self.transitions = BatchWriter("transitions", self._apply_moves)
         self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)
         self.leading = False
@@ -110,4 +113,6 @@ class Plane:
 
     async def _append_logs(self, chunks: Sequence[tuple[str, LogLines]]) -> set[str]:
         async with self.database.transaction() as conn:
-            return await logs.append(conn, chunks)
+            appended = await logs.append(conn, chunks)
+        self.log_readers.publish(appended.task_ids)
+        return appended.stale

@@ -59,7 +59,8 @@ Handler = Callable[[Call], Awaitable[Any]]
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One route. `family` is the kind of credential it takes; None means none. `body` is the struct that its
-    JSON body must be, or `bytes` when the handler reads the raw body itself. `creates`: it answers 201 when it
+    JSON body must be, or `bytes` when the handler reads the raw body itself. `answer` is a struct, `bytes`, or
+    the media type of something else. `creates`: it answers 201 when it
     has made something, and `status` when that was there. `secret`: the answer holds a raw credential."""
 
     method: str

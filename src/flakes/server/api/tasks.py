@@ -6,6 +6,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from flakes.core import limits
+from flakes.server.api import log_following
 from flakes.server.routing import Answer, Call, Endpoint, bounded
 from flakes.store import admission, events, explanations, interventions, logs, tasks
 from flakes.wire.errors import ApiError, not_found
@@ -30,12 +31,13 @@ class TaskQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
 
 
 class LogsQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """Query of logs: from a cursor, or the last `tail` lines."""
+    """Query of logs: from a cursor, or the last `tail` lines; with `follow` as a stream to the task's end."""
 
     after: str | None = None
     limit: int = 100
     tail: int | None = None
     channel: str | None = None
+    follow: bool = False
 
 
 class ActivityQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -107,8 +109,8 @@ async def output(call: Call) -> Response:
     return StreamingResponse(call.plane.blobs.get(chosen.digest), 200, headers, media)
 
 
-async def read_logs(call: Call) -> Logs:
-    """Read log lines of all attempts, by cursor or from the end."""
+async def read_logs(call: Call) -> Logs | StreamingResponse:
+    """Read log lines of all attempts, by cursor or from the end; or follow them (`follow=1`, as SSE)."""
     query: LogsQuery = call.query
     limit = bounded(query.limit, limits.LOG_PAGE_LENGTH_MAX)
     if query.tail is not None and query.after is not None:
@@ -116,6 +118,9 @@ async def read_logs(call: Call) -> Logs:
     if query.channel not in (None, "stdout", "stderr", "system"):
         raise ApiError("invalid_request", f"unknown channel {query.channel!r}", "one of stdout, stderr, system")
     task_id = call.path["taskId"]
+    if query.follow:
+        tail = None if query.tail is None else bounded(query.tail, limits.LOG_PAGE_LENGTH_MAX)
+        return await log_following.follow(call, task_id, query.after, tail, query.channel)
     async with call.plane.database.connection() as conn:
         await tasks.require(conn, call.owner_id, task_id)
         if query.tail is not None:
