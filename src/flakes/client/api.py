@@ -14,16 +14,20 @@ from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
+import httpx2
 import msgspec
 
 from flakes.client import events as event_stream
+from flakes.client import logs as log_stream
 from flakes.client.events import Notice
-from flakes.client.transport import Address, Transport
+from flakes.client.transport import Address, Transport, error_of
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
+from flakes.core.task import TERMINAL as TASK_TERMINAL
 from flakes.wire import codec, hosts, projects, runs, tasks
 from flakes.wire.errors import ApiError
 from flakes.wire.events import Event, Events
+from flakes.wire.metrics import RunMetrics
 
 
 class Me(codec.Frozen, frozen=True, kw_only=True):
@@ -157,10 +161,34 @@ class Client:
     async def retry_run(self, run: str) -> runs.Run:
         """Try every failed and cancelled task of the run again."""
         path = _path("runs", run, "retry")
-        return await self._transport.call("POST", path, runs.Run, body={})
+        return await self._transport.call("POST", path, runs.Run, body={}, keyed=True)
 
-    async def delete_run(self, run: str) -> None:
-        await self._transport.send("DELETE", _path("runs", run))
+    async def delete_run(self, run: str) -> runs.RunDeleted:
+        """Delete it with its history. A live one is cancelled first, and `deleting` until nothing lives."""
+        path = _path("runs", run)
+        return await self._transport.call("DELETE", path, runs.RunDeleted, keyed=True)
+
+    async def run_metrics(self, run: str) -> RunMetrics:
+        """How long its work waited and ran, and how it ended; times in milliseconds."""
+        return await self._transport.call("GET", _path("runs", run, "metrics"), RunMetrics)
+
+    async def history(self, run: str) -> AsyncGenerator[bytes]:
+        """The lines of `history.jsonl` (see `wire.history`), without their line ends, of one moment.
+
+        An export that breaks off is `server_unreachable`; what came before is not the whole history.
+        """
+        path = _path("runs", run, "history.jsonl")
+        try:
+            async with self._transport.stream(path, {}, {}, HISTORY_SILENCE_S) as response:
+                if response.status_code != 200:
+                    raise error_of(response.status_code, await response.aread())
+                rest = b""
+                async for chunk in response.aiter_bytes():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield line
+        except httpx2.TransportError as error:
+            raise self._transport.unreachable(error) from error
 
     # Tasks
 
@@ -179,10 +207,15 @@ class Client:
         )
 
     async def list_tasks(
-        self, run: str, *, limit: int | None = None, cursor: str | None = None
+        self,
+        run: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        status: str | None = None,
     ) -> tasks.Tasks:
         """One page, at most 10,000 long."""
-        params = {"limit": limit, "cursor": cursor}
+        params = {"limit": limit, "cursor": cursor, "status": status}
         path = _path("runs", run, "tasks")
         return await self._transport.call("GET", path, tasks.Tasks, params=params)
 
@@ -227,7 +260,7 @@ class Client:
 
     async def retry_task(self, task_id: str) -> tasks.Task:
         path = _path("tasks", task_id, "retry")
-        return await self._transport.call("POST", path, tasks.Task, body={})
+        return await self._transport.call("POST", path, tasks.Task, body={}, keyed=True)
 
     async def logs(
         self,
@@ -242,6 +275,51 @@ class Client:
         params = {"after": after, "limit": limit, "tail": tail, "channel": channel}
         path = _path("tasks", task_id, "logs")
         return await self._transport.call("GET", path, tasks.Logs, params=params)
+
+    async def follow_logs(
+        self,
+        task_id: str,
+        *,
+        after: str | None = None,
+        tail: int | None = None,
+        channel: str | None = None,
+        patience_s: float | None = None,
+        notice: Notice | None = None,
+    ) -> AsyncGenerator[tasks.LogEntry]:
+        """Lines as they come, from a cursor or the last `tail` on, until the task has ended.
+
+        Reconnects by itself after the last line, also over a restart of the server.
+        """
+        path = _path("tasks", task_id, "logs")
+        params = {"after": after, "tail": tail, "channel": channel}
+        stream = log_stream.follow(
+            self._transport, path, params, patience_s=patience_s, notice=notice
+        )
+        begun = False
+        try:
+            async with aclosing(stream) as source:
+                async for entry in source:
+                    begun = True
+                    yield entry
+            return
+        except ApiError as error:
+            if begun or error.code not in log_stream.UNSUPPORTED:
+                raise
+
+        async def fetch(query: Mapping[str, Any]) -> tasks.Logs:
+            return await self._transport.call("GET", path, tasks.Logs, params=query)
+
+        present = {name: value for name, value in params.items() if value is not None}
+        async with aclosing(log_stream.poll(fetch, present, self._task_ended(task_id))) as source:
+            async for entry in source:
+                yield entry
+
+    async def _task_ended(self, task_id: str) -> None:
+        async with aclosing(self.events(task_id=task_id, types=_TASK_ENDS)) as stream:
+            async for _ in stream:
+                # Of a task that was tried again the log holds earlier ends too.
+                if (await self.get_task(task_id)).status in TASK_TERMINAL:
+                    return
 
     async def activity(
         self, task_id: str, *, after: str | None = None, limit: int | None = None
@@ -268,7 +346,7 @@ class Client:
 
     async def setup_host(self, body: hosts.HostSetup) -> hosts.HostSetupAnswer:
         return await self._transport.call(
-            "POST", "/v1/hosts/setup", hosts.HostSetupAnswer, body=body
+            "POST", "/v1/hosts/setup", hosts.HostSetupAnswer, body=body, keyed=True
         )
 
     async def list_sandboxes(
@@ -283,7 +361,7 @@ class Client:
     async def post_sandbox(self, name: str) -> hosts.SandboxPostAnswer:
         body = hosts.SandboxPost(name=name)
         return await self._transport.call(
-            "POST", "/v1/sandboxes", hosts.SandboxPostAnswer, body=body
+            "POST", "/v1/sandboxes", hosts.SandboxPostAnswer, body=body, keyed=True
         )
 
     # Following
@@ -365,6 +443,27 @@ class Client:
                 f"wait again with `flakes runs wait {run}`, or stop it with `flakes runs cancel {run}`",
             ) from None
 
+    async def wait_deleted(self, run_id: str, *, timeout_s: float | None = None) -> None:
+        """Wait until a run whose delete was asked for is gone; `timeout` when it is not in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    try:
+                        stream = self.events(run_id=run_id, types=("run.deleted",))
+                        async with aclosing(stream) as source:
+                            async for _ in source:
+                                return
+                    except ApiError as error:
+                        if error.code == "not_found":
+                            return
+                        raise
+        except TimeoutError:
+            raise ApiError(
+                "timeout",
+                f"run {run_id} was not gone within {timeout_s:g} s; it goes once nothing of it runs",
+                f"wait again with `flakes runs delete {run_id} --wait`",
+            ) from None
+
     async def _look(self, run_id: str, patience_s: float | None) -> runs.Run:
         """The run, read while following: a server that is away at this moment is waited for too."""
         began_s = time.monotonic()
@@ -382,6 +481,8 @@ class Client:
         return await self._transport.call("POST", path, kind, body=body, idempotent=True)
 
 
+_TASK_ENDS = ("task.succeeded", "task.failed", "task.cancelled")
+HISTORY_SILENCE_S = 120.0
 _ENDING_TYPES = ("run.state", "run.closed", "run.cancel_requested", "run.deleted")
 
 

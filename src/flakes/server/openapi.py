@@ -89,6 +89,8 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
         content = {"application/json": {"schema": schema}}
     else:
         content = {"application/json": {}}
+    if endpoint.streams:
+        content = {**content, "text/event-stream": {}}
     responses: dict[str, Any] = {str(endpoint.status): {"description": endpoint.summary, "content": content}}
     if endpoint.creates:
         responses["201"] = {"description": "Created.", "content": content}

@@ -76,6 +76,8 @@ class Endpoint:
     errors: tuple[str, ...] = field(default=())
     body_max_bytes: int = limits.REQUEST_SIZE_BYTES_MAX
     secret: bool = False
+    streams: bool = False
+    """It may answer server-sent events instead, if the query asks for them."""
     accepts: bool = False
     """It may answer 202: asked for, and not done yet."""
 

@@ -176,7 +176,7 @@ ENDPOINTS = [
              errors=("result_not_ready",)),
     Endpoint("GET", "/v1/tasks/{taskId}/outputs/{outputKey}", output, bytes, tag="tasks",
              errors=("result_not_ready",)),
-    Endpoint("GET", "/v1/tasks/{taskId}/logs", read_logs, Logs, query=LogsQuery, tag="tasks"),
+    Endpoint("GET", "/v1/tasks/{taskId}/logs", read_logs, Logs, query=LogsQuery, tag="tasks", streams=True),
     Endpoint("GET", "/v1/tasks/{taskId}/activity", activity, Events, query=ActivityQuery, tag="tasks"),
     Endpoint("POST", "/v1/tasks/{taskId}/cancel", cancel, Task, Reason, status=202, tag="tasks"),
     Endpoint("POST", "/v1/tasks/{taskId}/retry", retry, Task, Reason, tag="tasks",
