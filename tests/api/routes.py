@@ -119,7 +119,7 @@ for _path, _holds in {
     "/v1/tasks/{taskId}/result": "outputs", "/v1/tasks/{taskId}/logs": "logs",
     "/v1/tasks/{taskId}/activity": "events", "/v1/hosts": "hosts", "/v1/hosts/{hostId}": "autoBind",
     "/v1/hosts/{hostId}/pools": "hostPools", "/v1/sandboxes": "sandboxes",
-    "/v1/sandboxes/{sandboxId}": "liveness",
+    "/v1/sandboxes/{sandboxId}": "liveness", "/v1/runs/{run}/metrics": "parallelism",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 
@@ -228,6 +228,14 @@ def _cancel(world: World, path: str) -> Answer:
 def _retry(world: World, path: str) -> Answer:
     answer = world.api.post(f"/v1/tasks/{_cancelled(world)['taskId']}/retry")
     assert answer.ok(200)["status"] == "QUEUED"
+    return answer
+
+
+@case("GET", "/v1/runs/{run}/history.jsonl")
+def _history(world: World, path: str) -> Answer:
+    answer = world.api.get(world.fill(path))
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    assert answer.content.startswith(b'{"version":1,"type":"run"')
     return answer
 
 
