@@ -23,13 +23,11 @@ _PAGE_OF = """
     with page as (
         select * from tasks where run_id = %(run_id)s and task_id > %(after)s {filter}
         order by task_id limit %(limit)s
-    ), edges as (
-        select d.task_id, array_agg(s.task_key order by s.task_key) as keys
-        from task_dependencies d join tasks s on s.task_id = d.depends_on
-        where d.task_id in (select task_id from page) group by d.task_id
     )
-    select {columns}, e.keys
-    from page t join runs r on r.run_id = t.run_id left join edges e on e.task_id = t.task_id
+    select {columns},
+        (select array_agg(s.task_key order by s.task_key) from task_dependencies d
+         join tasks s on s.task_id = d.depends_on where d.task_id = t.task_id)
+    from page t join runs r on r.run_id = t.run_id
     order by t.task_id"""
 _PAGE = Query(_PAGE_OF.format(filter="", columns=_COLUMNS))
 _PAGE_STATUS = Query(_PAGE_OF.format(filter="and status = %(status)s", columns=_COLUMNS))
