@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from api.caller import Api, task
 from api.peer import SandboxPeer, adapter, sandbox

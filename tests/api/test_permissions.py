@@ -162,7 +162,7 @@ def test_of_many_answers_at_once_one_wins(api: Api, asker: Asker) -> None:
         asked = asker.ask()
         with ThreadPoolExecutor(6) as pool:
             decisions = ["approved", "denied"] * 3
-            answers = list(pool.map(lambda decision: respond(api, asked, decision), decisions))
+            answers = list(pool.map(lambda decision: respond(api, asked, decision), decisions))  # noqa: B023
         won = [each for each in answers if each.status == 200]
         assert len(won) == 1
         for each in answers:

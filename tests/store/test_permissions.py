@@ -192,7 +192,7 @@ async def test_of_answers_at_once_exactly_one_wins(stage: Stage) -> None:
         asked = await stage.ask(task)
         answers = await race(
             *(
-                lambda decision=decision: respond(stage, asked, decision)
+                lambda decision=decision: respond(stage, asked, decision)  # noqa: B023
                 for decision in ("approved", "denied", "approved", "denied")
             ),
             pick=pick,
@@ -217,7 +217,7 @@ async def test_an_answer_races_the_expiry(stage: Stage) -> None:
         assert asked.expires_at is not None
         due_s = (asked.expires_at - datetime.now(UTC)).total_seconds()
         await asyncio.sleep(max(0.0, due_s + pick.uniform(-0.02, 0.004)))
-        answered, _ = await race(lambda: respond(stage, asked), lambda: expire(stage), pick=pick)
+        answered, _ = await race(lambda: respond(stage, asked), lambda: expire(stage), pick=pick)  # noqa: B023
         assert isinstance(answered, Answered)
         final = await now(stage, asked)
         outcomes.add(final.status)
@@ -236,7 +236,7 @@ async def test_an_answer_races_the_end_of_the_attempt(stage: Stage) -> None:
     for _ in range(RACES):
         (task,) = await stage.start()
         asked = await stage.ask(task)
-        answered, _ = await race(lambda: respond(stage, asked), lambda: stage.end(task), pick=pick)
+        answered, _ = await race(lambda: respond(stage, asked), lambda: stage.end(task), pick=pick)  # noqa: B023
         assert isinstance(answered, Answered)
         status = (await now(stage, asked)).status
         if answered.refusal is None:

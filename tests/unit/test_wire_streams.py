@@ -32,6 +32,9 @@ SANDBOX_UP = [
                 evidence=[Evidence(command="true", exit_code=0, passed=True)],
                 error=TaskError(code="exit", message="75"),
             ),
+            sandbox_stream.InputState(
+                assignment_id="assignment_1", message_id="message_1", state="refused", reason="late",
+            ),
         ],
     ),
     sandbox_stream.Heartbeat(running=1),
@@ -50,6 +53,13 @@ SANDBOX_DOWN = [
     ),
     sandbox_stream.Cancel(assignment_ids=["assignment_1"], reason="why"),
     sandbox_stream.Drain(reason="why"),
+    sandbox_stream.Input(
+        messages=[
+            sandbox_stream.InputMessage(
+                assignment_id="assignment_1", message_id="message_1", mode="steer", text="ß",
+            )
+        ]
+    ),
 ]  # fmt: skip
 HOST_UP = [
     host_stream.Hello(
