@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import msgspec
+import pytest
+from bench.listing import FILL_RUN, LARGE
 
 from api.caller import Api, task
 from api.peer import adapter, lines, sandbox
+from api.plane import Server
+from embedded_servers import wait_until
+from flakes.core.limits import EXPORTS_AT_ONCE_MAX
 from flakes.wire.history import TYPES, VERSION
 from flakes.wire.tasks import Output
 
@@ -140,11 +147,6 @@ def test_secrets_of_known_shapes_stay_inside(api: Api) -> None:
 
 def test_too_many_at_once_are_asked_to_come_again(api: Api) -> None:
     """Each export holds a connection and a snapshot, so there are few; and a reader that goes gives back."""
-    import httpx2
-
-    from embedded_servers import wait_until
-    from flakes.core.limits import EXPORTS_AT_ONCE_MAX
-
     own = adapter()
     made = api.graph(task("talks", own))
     run = made["run"]["runId"]
@@ -165,3 +167,35 @@ def test_too_many_at_once_are_asked_to_come_again(api: Api) -> None:
             for stream in streams:
                 stream.close()
         wait_until(lambda: api.get(f"/v1/runs/{run}/history.jsonl").status == 200, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_run_of_10_000_tasks_costs_little_memory(server: Server) -> None:
+    """A million lines of log and 10,000 tasks leave through less than 200 MiB."""
+    api = server.account()
+    api.put("/v1/projects/bench", {"name": "Bench"}).ok()
+    with server.connect() as conn:
+        conn.execute(FILL_RUN, {"run_id": LARGE, "key": "large", "count": 10_000})
+    before, peak, lines, rest = resident_mib(server), 0.0, 0, b""
+    types: Counter[bytes] = Counter()
+    with (
+        httpx2.Client(base_url=api.url, headers=api.headers, timeout=120) as http,
+        http.stream("GET", f"/v1/runs/{LARGE}/history.jsonl") as response,
+    ):
+        assert response.status_code == 200
+        for chunk in response.iter_bytes():
+            *whole, rest = (rest + chunk).split(b"\n")
+            lines += len(whole)
+            types.update(line[12:30] for line in whole)
+            peak = max(peak, resident_mib(server))
+    assert rest == b""
+    assert types[b',"type":"task","ta'] == 10_000
+    assert lines == 1 + 10_000 * (1 + 1 + 3 + 100 + 1)
+    assert peak < 200, f"{before:.0f} MiB before, {peak:.0f} MiB at most"
+
+
+def resident_mib(server: Server) -> float:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
