@@ -9,7 +9,7 @@ import sys
 
 from bench.measure import emit
 
-NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "artifacts")
+NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts")
 
 
 def main() -> int:

@@ -90,6 +90,10 @@ class Api:
     def post(self, path: str, body: Any = None) -> Answer:
         return self.call("POST", path, body)
 
+    def keyed(self, method: str, path: str, key: str, body: Any = None) -> Answer:
+        """A mutation with an Idempotency-Key."""
+        return self.call(method, path, body, headers={"Idempotency-Key": key})
+
     def patch(self, path: str, body: Any) -> Answer:
         return self.call("PATCH", path, body)
 

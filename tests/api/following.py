@@ -33,7 +33,9 @@ class Seen:
 class Following:
     """An open event stream. Reading goes on in a thread until `close`."""
 
-    def __init__(self, api: Api, last_id: str | None = None, **query: str) -> None:
+    def __init__(
+        self, api: Api, last_id: str | None = None, *, path: str = "/v1/events", **query: str
+    ) -> None:
         address = urlsplit(api.url)
         assert address.hostname is not None
         self._http = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
@@ -42,7 +44,7 @@ class Following:
         headers = dict(api.headers)
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
-        self._http.request("GET", f"/v1/events?{urlencode(query)}", headers=headers)
+        self._http.request("GET", f"{path}?{urlencode(query)}", headers=headers)
         self.response = self._http.getresponse()
         assert self.response.status == 200, self.response.read()
         self.media_type = self.response.headers["content-type"]
@@ -92,7 +94,7 @@ class Following:
                 else:
                     if "data" in fields:
                         data = msgspec.json.decode(fields["data"])
-                        seen = Seen(fields["id"], fields["event"], data, time.monotonic())
+                        seen = Seen(fields.get("id", ""), fields["event"], data, time.monotonic())
                         self.all.append(seen)
                         self.arrived.put(seen)
                     fields = {}

@@ -164,6 +164,7 @@ for _path, _holds in {
     "/v1/artifacts": "artifacts",
     "/v1/artifacts/{artifactId}": "locations", "/v1/artifacts/{artifactId}/upload": "offset",
     "/v1/runs/{run}/artifacts": "artifacts", "/v1/runs/{run}/outputs": "outputs",
+    "/v1/runs/{run}/metrics": "parallelism",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 
@@ -306,6 +307,14 @@ def _cancel(world: World, path: str) -> Answer:
 def _retry(world: World, path: str) -> Answer:
     answer = world.api.post(f"/v1/tasks/{_cancelled(world)['taskId']}/retry")
     assert answer.ok(200)["status"] == "QUEUED"
+    return answer
+
+
+@case("GET", "/v1/runs/{run}/history.jsonl")
+def _history(world: World, path: str) -> Answer:
+    answer = world.api.get(world.fill(path))
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    assert answer.content.startswith(b'{"version":1,"type":"run"')
     return answer
 
 

@@ -22,7 +22,7 @@ from api.plane import Server, serving
 from api.routes import artifact_of
 from embedded_servers import wait_until
 from flakes.server import byte_ranges
-from flakes.server.loops import janitor
+from flakes.server.loops import garbage
 from flakes.wire.tasks import Output
 
 MIB = 1024 * 1024
@@ -581,14 +581,14 @@ def test_an_abandoned_upload_is_removed_after_a_day(server: Server, api: Api) ->
         conn.execute(sql, [25, old])
         conn.execute(sql, [23, fresh])
     loose = announce(api)
-    api.delete(f"/v1/artifacts/{loose}").ok(200)  # wakes the janitor
+    api.delete(f"/v1/artifacts/{loose}").ok(200)  # wakes the garbage collector
     wait_until(lambda: api.get(f"/v1/artifacts/{old}").status == 404, 10)
     assert partial_files(server, old) == []
     assert state(api, fresh)["offset"] == 3
     assert state(api, done)["state"] == "ready"
     gone = [e for e in api.activity(task_id) if e["type"] == "artifact.deleted"]
     assert [e["data"] for e in gone] == [{"artifactId": old, "reason": "abandoned"}]
-    assert janitor.INTERVAL_S <= 3600
+    assert garbage.INTERVAL_S <= 3600
 
 
 # ---- outputs of a run

@@ -40,6 +40,8 @@ class FakePlane:
         self.logs: dict[str, list[dict[str, Any]]] = {}
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[Any] = []
+        self.keys: list[str | None] = []
+        """The Idempotency-Key of every request."""
         self.fail: list[int] = []
         """Statuses to answer the next requests with, instead of what they ask for."""
         self.cut: list[int] = []
@@ -185,6 +187,7 @@ class FakePlane:
     def _guarded(self, function: Any) -> Any:
         async def endpoint(request: Request) -> Response:
             self.requests.append((request.method, request.url.path))
+            self.keys.append(request.headers.get("idempotency-key"))
             if self.fail:
                 status = self.fail.pop(0)
                 body = {"error": "database_unavailable", "message": "away"}

@@ -13,6 +13,7 @@ from flakes.client.api import Client
 from flakes.client.sync import SyncClient
 from flakes.client.transport import Address
 from flakes.wire.errors import ApiError
+from flakes.wire.runs import Run
 
 
 def graph(*shells: str, close: bool = True) -> dict[str, object]:
@@ -45,12 +46,28 @@ def test_a_request_that_is_not_idempotent_is_sent_once(plane: FakePlane) -> None
 
     async def main() -> None:
         async with Client(plane.url, TOKEN) as client:
-            await client.retry_run("nightly")
+            await client._transport.call("POST", "/v1/runs/nightly/retry", Run, body={})
 
     with pytest.raises(ApiError) as refused:
         asyncio.run(main())
     assert refused.value.code == "database_unavailable"
     assert len(plane.requests) == 1
+
+
+def test_a_mutation_is_sent_again_under_one_key_of_its_own(plane: FakePlane) -> None:
+    plane.fail = [503, 503]
+
+    async def main() -> None:
+        async with Client(plane.url, TOKEN) as client:
+            for _ in range(2):
+                with pytest.raises(ApiError, match="no such run"):
+                    await client.retry_run("nightly")
+
+    asyncio.run(main())
+    first, *again, other = plane.keys
+    assert first is not None
+    assert again == [first, first]
+    assert other not in (None, first)
 
 
 def test_a_refusal_keeps_code_message_and_fix(plane: FakePlane) -> None:

@@ -34,8 +34,8 @@ def test_both_take_the_same(words: tuple[str, ...]) -> None:
         for name in parameter.opts
     }
     assert options == COMMANDS[words].options
-    takes_paths = any(isinstance(parameter, click.Argument) for parameter in command.params)
-    assert takes_paths == (COMMANDS[words].paths or bool(COMMANDS[words].words))
+    counts = [p.nargs for p in command.params if isinstance(p, click.Argument)]
+    assert counts == ([-1] if COMMANDS[words].paths else [1] if COMMANDS[words].words else [])
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -45,7 +45,7 @@ def test_statuses_and_exit_codes_fit_each_other() -> None:
         assert meaning.meaning.endswith("."), code
         if meaning.status == 401:
             assert meaning.exit == EXIT_NOT_SIGNED_IN
-        elif meaning.status >= 500 or meaning.status == 429:
+        elif meaning.status >= 500 or meaning.status == 429 or meaning.retryable:
             assert meaning.exit == EXIT_INTERNAL, code
         elif meaning.status:
             # What the same request may find gone in a moment is nobody's misuse.

@@ -14,27 +14,22 @@ from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
+import httpx2
 import msgspec
 
 from flakes.client import events as event_stream
+from flakes.client import logs as log_stream
 from flakes.client.artifacts import ArtifactMethods
 from flakes.client.events import Notice
-from flakes.client.transport import Address, Transport
+from flakes.client.steering import SteeringMethods
+from flakes.client.transport import Address, Transport, error_of
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
-from flakes.wire import (
-    codec,
-    hosts,
-    messages,
-    permissions,
-    projects,
-    reservations,
-    runs,
-    tasks,
-    workpads,
-)
+from flakes.core.task import TERMINAL as TASK_TERMINAL
+from flakes.wire import codec, hosts, projects, runs, tasks
 from flakes.wire.errors import ApiError
 from flakes.wire.events import Event, Events
+from flakes.wire.metrics import RunMetrics
 
 
 class Me(codec.Frozen, frozen=True, kw_only=True):
@@ -46,7 +41,7 @@ class Me(codec.Frozen, frozen=True, kw_only=True):
     server_version: str
 
 
-class Client(ArtifactMethods):
+class Client(ArtifactMethods, SteeringMethods):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 
     `locate` is asked for a new address when the connection is refused (a local session may move).
@@ -168,10 +163,34 @@ class Client(ArtifactMethods):
     async def retry_run(self, run: str) -> runs.Run:
         """Try every failed and cancelled task of the run again."""
         path = _path("runs", run, "retry")
-        return await self._transport.call("POST", path, runs.Run, body={})
+        return await self._transport.call("POST", path, runs.Run, body={}, keyed=True)
 
-    async def delete_run(self, run: str) -> None:
-        await self._transport.send("DELETE", _path("runs", run))
+    async def delete_run(self, run: str) -> runs.RunDeleted:
+        """Delete it with its history. A live one is cancelled first, and `deleting` until nothing lives."""
+        path = _path("runs", run)
+        return await self._transport.call("DELETE", path, runs.RunDeleted, keyed=True)
+
+    async def run_metrics(self, run: str) -> RunMetrics:
+        """How long its work waited and ran, and how it ended; times in milliseconds."""
+        return await self._transport.call("GET", _path("runs", run, "metrics"), RunMetrics)
+
+    async def history(self, run: str) -> AsyncGenerator[bytes]:
+        """The lines of `history.jsonl` (see `wire.history`), without their line ends, of one moment.
+
+        An export that breaks off is `server_unreachable`; what came before is not the whole history.
+        """
+        path = _path("runs", run, "history.jsonl")
+        try:
+            async with self._transport.stream(path, {}, {}, HISTORY_SILENCE_S) as response:
+                if response.status_code != 200:
+                    raise error_of(response.status_code, await response.aread())
+                rest = b""
+                async for chunk in response.aiter_bytes():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield line
+        except httpx2.TransportError as error:
+            raise self._transport.unreachable(error) from error
 
     # Tasks
 
@@ -190,10 +209,15 @@ class Client(ArtifactMethods):
         )
 
     async def list_tasks(
-        self, run: str, *, limit: int | None = None, cursor: str | None = None
+        self,
+        run: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        status: str | None = None,
     ) -> tasks.Tasks:
         """One page, at most 10,000 long."""
-        params = {"limit": limit, "cursor": cursor}
+        params = {"limit": limit, "cursor": cursor, "status": status}
         path = _path("runs", run, "tasks")
         return await self._transport.call("GET", path, tasks.Tasks, params=params)
 
@@ -238,53 +262,7 @@ class Client(ArtifactMethods):
 
     async def retry_task(self, task_id: str) -> tasks.Task:
         path = _path("tasks", task_id, "retry")
-        return await self._transport.call("POST", path, tasks.Task, body={})
-
-    async def post_message(self, task_id: str, mode: messages.Mode, message: str) -> messages.Message:
-        """Send a message to a running task; `task_not_running` and `sandbox_offline` store nothing."""
-        body = messages.MessagePost(mode=mode, message=message)
-        path = _path("tasks", task_id, "messages")
-        return await self._transport.call("POST", path, messages.Message, body=body)
-
-    async def list_messages(
-        self, task_id: str, *, limit: int | None = None, cursor: str | None = None
-    ) -> messages.Messages:
-        params = {"limit": limit, "cursor": cursor}
-        path = _path("tasks", task_id, "messages")
-        return await self._transport.call("GET", path, messages.Messages, params=params)
-
-    async def list_permissions(
-        self,
-        *,
-        task_id: str | None = None,
-        status: permissions.Status | None = None,
-        limit: int | None = None,
-        cursor: str | None = None,
-    ) -> permissions.Permissions:
-        """Requests of one task, or those of all tasks with this status (any, when there is none)."""
-        params = {"limit": limit, "cursor": cursor}
-        path = _path("permissions")
-        if task_id is None:
-            params["status"] = status
-        else:
-            path = _path("tasks", task_id, "permissions")
-        return await self._transport.call("GET", path, permissions.Permissions, params=params)
-
-    async def get_permission(self, permission_id: str) -> permissions.Permission:
-        path = _path("permissions", permission_id)
-        return await self._transport.call("GET", path, permissions.Permission)
-
-    async def respond(
-        self,
-        task_id: str,
-        permission_id: str,
-        decision: permissions.Decision,
-        reason: str | None = None,
-    ) -> permissions.Permission:
-        """Answer a request; `permission_already_responded` and `permission_stale_assignment` change nothing."""
-        body = permissions.PermissionAnswer(decision=decision, reason=reason)
-        path = _path("tasks", task_id, "permissions", permission_id, "respond")
-        return await self._transport.call("POST", path, permissions.Permission, body=body)
+        return await self._transport.call("POST", path, tasks.Task, body={}, keyed=True)
 
     async def logs(
         self,
@@ -300,6 +278,51 @@ class Client(ArtifactMethods):
         path = _path("tasks", task_id, "logs")
         return await self._transport.call("GET", path, tasks.Logs, params=params)
 
+    async def follow_logs(
+        self,
+        task_id: str,
+        *,
+        after: str | None = None,
+        tail: int | None = None,
+        channel: str | None = None,
+        patience_s: float | None = None,
+        notice: Notice | None = None,
+    ) -> AsyncGenerator[tasks.LogEntry]:
+        """Lines as they come, from a cursor or the last `tail` on, until the task has ended.
+
+        Reconnects by itself after the last line, also over a restart of the server.
+        """
+        path = _path("tasks", task_id, "logs")
+        params = {"after": after, "tail": tail, "channel": channel}
+        stream = log_stream.follow(
+            self._transport, path, params, patience_s=patience_s, notice=notice
+        )
+        begun = False
+        try:
+            async with aclosing(stream) as source:
+                async for entry in source:
+                    begun = True
+                    yield entry
+            return
+        except ApiError as error:
+            if begun or error.code not in log_stream.UNSUPPORTED:
+                raise
+
+        async def fetch(query: Mapping[str, Any]) -> tasks.Logs:
+            return await self._transport.call("GET", path, tasks.Logs, params=query)
+
+        present = {name: value for name, value in params.items() if value is not None}
+        async with aclosing(log_stream.poll(fetch, present, self._task_ended(task_id))) as source:
+            async for entry in source:
+                yield entry
+
+    async def _task_ended(self, task_id: str) -> None:
+        async with aclosing(self.events(task_id=task_id, types=_TASK_ENDS)) as stream:
+            async for _ in stream:
+                # Of a task that was tried again the log holds earlier ends too.
+                if (await self.get_task(task_id)).status in TASK_TERMINAL:
+                    return
+
     async def activity(
         self, task_id: str, *, after: str | None = None, limit: int | None = None
     ) -> Events:
@@ -307,38 +330,6 @@ class Client(ArtifactMethods):
         return await self._transport.call(
             "GET", _path("tasks", task_id, "activity"), Events, params=params
         )
-
-    # Workpads and file reservations
-
-    async def workpad(self, task_id: str, *, version: int | None = None) -> workpads.Workpad:
-        """The workpad as it is now, or one of its versions; version 0 is empty."""
-        past = () if version is None else ("versions", str(version))
-        path = _path("tasks", task_id, "workpad", *past)
-        return await self._transport.call("GET", path, workpads.Workpad)
-
-    async def put_workpad(
-        self, task_id: str, body_markdown: str, *, base_version: int
-    ) -> workpads.Workpad:
-        """Save a new version; `workpad_version_conflict` when `base_version` is not the current one."""
-        body = workpads.WorkpadPut(body_markdown=body_markdown, base_version=base_version)
-        path = _path("tasks", task_id, "workpad")
-        return await self._transport.call("PUT", path, workpads.Workpad, body=body)
-
-    async def workpad_versions(
-        self, task_id: str, *, limit: int | None = None, cursor: str | None = None
-    ) -> workpads.WorkpadVersions:
-        """The versions, newest first, without their text."""
-        params = {"limit": limit, "cursor": cursor}
-        path = _path("tasks", task_id, "workpad", "versions")
-        return await self._transport.call("GET", path, workpads.WorkpadVersions, params=params)
-
-    async def file_reservations(
-        self, run: str, *, limit: int | None = None, cursor: str | None = None
-    ) -> reservations.Reservations:
-        """What the running tasks of a run have reserved, by path."""
-        params = {"limit": limit, "cursor": cursor}
-        path = _path("runs", run, "file-reservations")
-        return await self._transport.call("GET", path, reservations.Reservations, params=params)
 
     # Fleet
 
@@ -357,7 +348,7 @@ class Client(ArtifactMethods):
 
     async def setup_host(self, body: hosts.HostSetup) -> hosts.HostSetupAnswer:
         return await self._transport.call(
-            "POST", "/v1/hosts/setup", hosts.HostSetupAnswer, body=body
+            "POST", "/v1/hosts/setup", hosts.HostSetupAnswer, body=body, keyed=True
         )
 
     async def list_sandboxes(
@@ -372,7 +363,7 @@ class Client(ArtifactMethods):
     async def post_sandbox(self, name: str) -> hosts.SandboxPostAnswer:
         body = hosts.SandboxPost(name=name)
         return await self._transport.call(
-            "POST", "/v1/sandboxes", hosts.SandboxPostAnswer, body=body
+            "POST", "/v1/sandboxes", hosts.SandboxPostAnswer, body=body, keyed=True
         )
 
     # Following
@@ -454,6 +445,27 @@ class Client(ArtifactMethods):
                 f"wait again with `flakes runs wait {run}`, or stop it with `flakes runs cancel {run}`",
             ) from None
 
+    async def wait_deleted(self, run_id: str, *, timeout_s: float | None = None) -> None:
+        """Wait until a run whose delete was asked for is gone; `timeout` when it is not in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    try:
+                        stream = self.events(run_id=run_id, types=("run.deleted",))
+                        async with aclosing(stream) as source:
+                            async for _ in source:
+                                return
+                    except ApiError as error:
+                        if error.code == "not_found":
+                            return
+                        raise
+        except TimeoutError:
+            raise ApiError(
+                "timeout",
+                f"run {run_id} was not gone within {timeout_s:g} s; it goes once nothing of it runs",
+                f"wait again with `flakes runs delete {run_id} --wait`",
+            ) from None
+
     async def _look(self, run_id: str, patience_s: float | None) -> runs.Run:
         """The run, read while following: a server that is away at this moment is waited for too."""
         began_s = time.monotonic()
@@ -471,6 +483,8 @@ class Client(ArtifactMethods):
         return await self._transport.call("POST", path, kind, body=body, idempotent=True)
 
 
+_TASK_ENDS = ("task.succeeded", "task.failed", "task.cancelled")
+HISTORY_SILENCE_S = 120.0
 _ENDING_TYPES = ("run.state", "run.closed", "run.cancel_requested", "run.deleted")
 
 

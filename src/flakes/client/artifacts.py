@@ -47,7 +47,9 @@ class ArtifactMethods:
         self, body: artifacts.ArtifactPost | Mapping[str, Any]
     ) -> artifacts.Artifact:
         """Announce an artifact, or make it whole at once when the body holds its bytes."""
-        return await self._transport.call("POST", "/v1/artifacts", artifacts.Artifact, body=body)
+        return await self._transport.call(
+            "POST", "/v1/artifacts", artifacts.Artifact, body=body, keyed=True
+        )
 
     async def get_artifact(self, artifact_id: str) -> artifacts.Artifact:
         return await self._transport.call("GET", _path(artifact_id), artifacts.Artifact)

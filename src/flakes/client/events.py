@@ -12,6 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, Final
 
 import httpx2
@@ -25,6 +26,7 @@ from flakes.wire.events import Event
 SILENCE_S: Final = 45.0
 BACKOFF_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0
+EVENT_STREAM: Final = "text/event-stream"
 
 Notice = Callable[[str], None]
 """Told once in a sentence when the connection is lost, and with an empty string when it is back."""
@@ -38,9 +40,28 @@ async def follow(
     patience_s: float | None = None,
     notice: Notice | None = None,
 ) -> AsyncGenerator[Event]:
-    """Every event that matches `params`, from `after` on, for ever.
+    """Every event that matches `params`, from `after` on, for ever; see `frames`."""
+    stream = frames(
+        transport, "/v1/events", params, after=after, patience_s=patience_s, notice=notice
+    )
+    async with aclosing(stream) as source:
+        async for frame in source:
+            yield _event(frame)
 
-    `patience_s` bounds how long the server may be away at a stretch before `server_unreachable` is
+
+async def frames(
+    transport: Transport,
+    path: str,
+    params: Mapping[str, Any],
+    *,
+    after: str | None = None,
+    patience_s: float | None = None,
+    notice: Notice | None = None,
+) -> AsyncGenerator[sse.Frame]:
+    """Every frame of the stream at `path`, from `after` on, for ever.
+
+    A frame without an id is handed out and changes nothing. A stream that answers something else than
+    server-sent events is `protocol_error`. `patience_s` bounds how long the server may be away at a stretch before `server_unreachable` is
     raised; None waits for ever.
     """
     cursor = after
@@ -55,13 +76,18 @@ async def follow(
             resume = {"last-event-id": cursor} if cursor not in (None, "now") else {}
             query = {**params, "after": "now"} if cursor == "now" else params
             async with transport.stream(
-                "/v1/events", query, {"accept": "text/event-stream", **resume}, SILENCE_S
+                path, query, {"accept": "text/event-stream", **resume}, SILENCE_S
             ) as response:
                 if response.status_code in RETRIED_STATUSES:
                     reason = f"the server answered {response.status_code}"
                     delay_s = retry_after_s(response.headers)
                 elif response.status_code != 200:
                     raise error_of(response.status_code, await response.aread())
+                elif not response.headers.get("content-type", "").startswith(EVENT_STREAM):
+                    raise ApiError(
+                        "protocol_error", f"{path} does not answer server-sent events",
+                        "check that server and client are of compatible versions",
+                    )  # fmt: skip
                 else:
                     parser = sse.Parser()
                     async for chunk in response.aiter_bytes():
@@ -69,11 +95,10 @@ async def follow(
                             notice("")
                         failures, lost_at, told = 0, None, False
                         for frame in parser.feed(chunk):
-                            event = _event(frame)
-                            if event.cursor == cursor:
+                            if frame.id is not None and frame.id == cursor:
                                 continue
-                            cursor = event.cursor
-                            yield event
+                            cursor = frame.id or cursor
+                            yield frame
         except httpx2.TransportError as error:
             reason = str(error) or type(error).__name__
         except httpx2.InvalidURL as error:

@@ -2,7 +2,7 @@
 
 Knows HTTP and the error bodies of `wire.errors`; refuses to know any route. What may be retried is
 decided here, once: a refused connection always (nothing was sent), a dropped connection or a 429/503
-only when the caller says that the request is idempotent. Retries are few and short, because somebody
+only when the request is idempotent: by nature, or because it carries an `Idempotency-Key` (`keyed`). Retries are few and short, because somebody
 waits at the other end; whoever must outlive a restart uses the event stream, which reconnects. Only while
 a local session lives, whose supervisor restarts what has died, is an answer waited for longer.
 """
@@ -13,6 +13,7 @@ import asyncio
 import ipaddress
 import random
 import time
+import uuid
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.15
 RETRY_AFTER_MAX_S: Final = 5.0
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
+IN_PROGRESS: Final = "idempotency_in_progress"
+"""An earlier sending of the same request, whose connection was lost, still runs."""
 BACKOFF_MAX_S: Final = 1.0
 LIVING_PATIENCE_S: Final = 30.0
 """A local session that lives brings a killed server or database back within seconds: worth waiting for."""
@@ -72,9 +75,12 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         body: object | None = None,
         idempotent: bool = False,
+        keyed: bool = False,
     ) -> T:
         """Send and decode the answer as `kind`; every failure is an `ApiError`."""
-        response = await self.send(method, path, params=params, body=body, idempotent=idempotent)
+        response = await self.send(
+            method, path, params=params, body=body, idempotent=idempotent, keyed=keyed
+        )
         if kind is type(None):
             return None  # type: ignore[return-value]
         try:
@@ -94,10 +100,18 @@ class Transport:
         params: Mapping[str, Any] | None = None,
         body: object | None = None,
         idempotent: bool = False,
+        keyed: bool = False,
     ) -> httpx2.Response:
-        """Send with retries; a status of 400 or more is raised as the `ApiError` it carries."""
+        """Send with retries; a status of 400 or more is raised as the `ApiError` it carries.
+
+        `keyed` gives the request an `Idempotency-Key`, so that the server runs it once however often
+        it arrives.
+        """
         content = None if body is None else codec.encode(body)
-        repeatable = idempotent or method in ("GET", "PUT", "DELETE")
+        headers = {} if content is None else {"content-type": "application/json"}
+        if keyed:
+            headers["idempotency-key"] = uuid.uuid4().hex
+        repeatable = idempotent or keyed or method in ("GET", "PUT", "DELETE")
         attempt = 0
         began_s = time.monotonic()
         while True:
@@ -108,7 +122,7 @@ class Transport:
                     path,
                     params=_present(params),
                     content=content,
-                    headers={} if content is None else {"content-type": "application/json"},
+                    headers=headers,
                 )
             except httpx2.TransportError as error:
                 may = repeatable or isinstance(error, httpx2.ConnectError)
@@ -121,10 +135,10 @@ class Transport:
             else:
                 if response.status_code < 400:
                     return response
-                retried = repeatable and response.status_code in RETRIED_STATUSES
                 refused = error_of(response.status_code, response.content)
+                passing = response.status_code in RETRIED_STATUSES or refused.code == IN_PROGRESS
                 # Only a person can make room on a full disk.
-                if not retried or refused.code == "storage_full":
+                if not (repeatable and passing) or refused.code == "storage_full":
                     raise refused
                 if not self._try_again(attempt, began_s):
                     raise refused

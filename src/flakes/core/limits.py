@@ -38,6 +38,8 @@ ARTIFACT_INLINE_BYTES_MAX: Final = 16 * MIB
 ARTIFACT_NAME_LENGTH_MAX: Final = 255
 
 LOG_LINE_BYTES_MAX: Final = 8 * KIB
+TASK_LOG_SIZE_BYTES_MAX: Final = 64 * MIB
+"""What is kept of a task's log, over all its attempts. Beyond it, lines in the middle are dropped."""
 STREAM_FRAME_BYTES_MAX: Final = MIB
 
 WORKPAD_SIZE_BYTES_MAX: Final = 512 * KIB
@@ -67,6 +69,9 @@ LOG_PAGE_LENGTH_MAX: Final = 1_000
 
 POOLS_PER_HOST_MAX: Final = 64
 CONCURRENCY_MAX: Final = 1_024
+
+EXPORTS_AT_ONCE_MAX: Final = 2
+"""Histories that one server streams at the same time; each holds a connection and a snapshot."""
 
 ATTEMPTS_MAX: Final = 100
 INFRASTRUCTURE_RETRIES_MAX: Final = 5

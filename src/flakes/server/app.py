@@ -21,6 +21,7 @@ from flakes.server.api import (
     events,
     fleet,
     messages,
+    observation,
     operations,
     permissions,
     projects,
@@ -44,7 +45,7 @@ ENDPOINTS: list[Endpoint] = [
     *service.ENDPOINTS, *projects.ENDPOINTS, *runs.ENDPOINTS, *tasks.ENDPOINTS, *events.ENDPOINTS,
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
-    *artifacts.ENDPOINTS,
+    *artifacts.ENDPOINTS, *observation.ENDPOINTS,
 ]  # fmt: skip
 
 LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>

@@ -28,6 +28,8 @@ from flakes.server.app import build
 from flakes.server.logging import configure_logging
 from flakes.server.loops.expiry import INTERVAL_S as EXPIRY_S
 from flakes.server.loops.expiry import Expiry
+from flakes.server.loops.garbage import INTERVAL_S as GARBAGE_S
+from flakes.server.loops.garbage import Garbage
 from flakes.server.loops.heartbeats import INTERVAL_S as HEARTBEATS_S
 from flakes.server.loops.heartbeats import Heartbeats
 from flakes.server.loops.inputs import INTERVAL_S as INPUTS_S
@@ -121,10 +123,11 @@ def _loops(plane: Plane, leadership: Leadership) -> list[Coroutine[Any, Any, Non
         keep_running("leadership", leadership.run_once, interval_s=RENEW_S),
         keep_running("scheduler", Scheduler(plane, leadership).run_once, interval_s=SCHEDULER_S, wake=plane.schedule),
         keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
-        keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.garbage),
+        keep_running("garbage", Garbage(plane, leadership).run_once, interval_s=GARBAGE_S, wake=plane.garbage),
         keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),
         keep_running("inputs", Inputs(plane).run_once, interval_s=INPUTS_S),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
+        keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.sweep),
         keep_running("tail", Tail(plane).run_once, interval_s=TAIL_S, wake=plane.changed),
     ]  # fmt: skip
 
@@ -167,6 +170,7 @@ class _Server(uvicorn.Server):
         self._plane.hub.close_all()
         self._plane.subscriptions.close()
         self._plane.answers.close()
+        self._plane.log_readers.close()
         await super().shutdown(sockets)
 
 

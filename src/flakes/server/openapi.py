@@ -68,6 +68,9 @@ def _parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", endpoint.path)
     ]
+    if endpoint.takes_key:
+        schema = {"type": "string", "minLength": 1, "maxLength": 255}
+        parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema})
     if endpoint.query is not None:
         for name, schema in components[endpoint.query.__name__]["properties"].items():
             parameters.append({"name": name, "in": "query", "required": False, "schema": schema})
@@ -79,21 +82,29 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
         content: dict[str, Any] = {"application/octet-stream": {}}
     elif endpoint.path == "/v1/events":
         content = {"text/event-stream": {}}
+    elif isinstance(endpoint.answer, str):
+        content = {endpoint.answer: {}}
     elif _is_struct(endpoint.answer):
         schema = {"$ref": f"#/components/schemas/{endpoint.answer.__name__}"}
         content = {"application/json": {"schema": schema}}
     else:
         content = {"application/json": {}}
+    if endpoint.streams:
+        content = {**content, "text/event-stream": {}}
     responses: dict[str, Any] = {str(endpoint.status): {"description": endpoint.summary, "content": content}}
     if endpoint.creates:
         responses["201"] = {"description": "Created.", "content": content}
     for status, meaning in endpoint.also:
         responses[str(status)] = {"description": meaning} | ({} if status == 304 else {"content": content})
+    if endpoint.accepts:
+        responses["202"] = {"description": "Asked for, and not done yet.", "content": content}
     codes = {"internal_error", "database_unavailable", *endpoint.errors}
     if endpoint.body is not None:
         codes |= {"too_large"}
     if endpoint.family is not None:
         codes |= {"unauthorized", "forbidden", "invalid_request"}
+    if endpoint.takes_key:
+        codes |= {"idempotency_conflict", "idempotency_in_progress"}
     if "{" in endpoint.path:
         codes |= {"not_found"}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}

@@ -5,14 +5,16 @@ Built once in `main`, handed to routes, streams and loops. Nothing here is globa
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from flakes.server.answers import Answers
 from flakes.server.batches import BatchWriter
 from flakes.server.streams.hub import Hub
-from flakes.server.wake import Subscriptions, Wake
+from flakes.server.wake import LogReaders, Subscriptions, Wake
 from flakes.store import logs, messages, offers, transitions
 from flakes.store.accounts import Identity, identify
 from flakes.store.blobs import BlobStore
@@ -41,6 +43,10 @@ class Plane:
     def __init__(self, config: ServerConfig, database: Database, blobs: BlobStore) -> None:
         self.config = config
         self.database = database
+        self.outside = database
+        """The same, but never the transaction of one request: for what has to stay if that fails."""
+        self.units = asyncio.Semaphore(max(1, config.database.pool_size - 4))
+        """Requests that may hold a transaction for as long as they run: some connections stay free."""
         self.blobs = blobs
         self.uploads = Uploads(blobs)
         self.replica_id = new_id("replica")
@@ -51,7 +57,12 @@ class Plane:
         """An event was written, or somebody started to listen."""
         self.garbage = Wake()
         """Something was deleted whose bytes may not be needed any more."""
+        self.sweep = Wake()
+        """There may be something for the janitor."""
         self.subscriptions = Subscriptions(self.changed)
+        self.log_readers = LogReaders(self.changed)
+        self.exports = 0
+        """Histories that are being streamed now."""
         self.transitions = BatchWriter("transitions", self._apply_moves)
         self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)
         self.inputs = BatchWriter("inputs", self._report_inputs, batch_max=500)
@@ -107,6 +118,10 @@ class Plane:
         if ready or freed:
             self.schedule.set()
 
+    async def after(self, act: Callable[[], object]) -> None:
+        """Do what must not happen before what was written is committed: here, at once."""
+        await finish(act)
+
     async def _apply_moves(self, moves: Sequence[Move]) -> Applied:
         async with self.database.pipelined() as conn:
             applied = await transitions.apply(conn, moves)
@@ -115,10 +130,19 @@ class Plane:
 
     async def _append_logs(self, chunks: Sequence[tuple[str, LogLines]]) -> set[str]:
         async with self.database.transaction() as conn:
-            return await logs.append(conn, chunks)
+            appended = await logs.append(conn, chunks)
+        self.log_readers.publish(appended.task_ids)
+        return appended.stale
 
     async def _report_inputs(self, reports: Sequence[tuple[str, InputState]]) -> set[str]:
         async with self.database.transaction() as conn:
             stale = await messages.report(conn, reports)
         self.wrote()
         return stale
+
+
+async def finish(act: Callable[[], object]) -> None:
+    """Call it, and wait for what it began."""
+    done = act()
+    if inspect.isawaitable(done):
+        await done

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from flakes.core import limits
+from flakes.server import idempotency
 from flakes.server.plane import Plane
 from flakes.store.accounts import Identity
 from flakes.store.database import UNAVAILABLE
@@ -58,8 +59,9 @@ Handler = Callable[[Call], Awaitable[Any]]
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One route. `family` is the kind of credential it takes; None means none. `body` is the struct that its
-    JSON body must be, or `bytes` when the handler reads the raw body itself. `creates`: it answers 201 when it
-    has made something, and `status` when that was there."""
+    JSON body must be, or `bytes` when the handler reads the raw body itself. `answer` is a struct, `bytes`, or
+    the media type of something else. `creates`: it answers 201 when it
+    has made something, and `status` when that was there. `secret`: the answer holds a raw credential."""
 
     method: str
     path: str
@@ -75,6 +77,21 @@ class Endpoint:
     also: tuple[tuple[int, str], ...] = ()
     """Other statuses of success, and what each means."""
     body_max_bytes: int = limits.REQUEST_SIZE_BYTES_MAX
+    secret: bool = False
+    streams: bool = False
+    """It may answer server-sent events instead, if the query asks for them."""
+    accepts: bool = False
+    """It may answer 202: asked for, and not done yet."""
+
+    waits: bool = False
+    """It may be held until something happens, which no transaction may be; it changes nothing."""
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether it is a mutation that runs once for an `Idempotency-Key`. Raw bytes have their digest."""
+        if self.method in ("GET", "HEAD") or self.waits:
+            return False
+        return self.family is not None and self.body is not bytes
 
     @property
     def summary(self) -> str:
@@ -103,11 +120,18 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
     async def handle(request: Request) -> Response:
         try:
             identity = await _authenticate(request, plane, endpoint.family)
-            call = Call(
-                plane, identity, dict(request.path_params), _query(request, endpoint),
-                await _body(request, endpoint), request,
-            )  # fmt: skip
-            return _response(await endpoint.handler(call), endpoint.status)
+            query, body = _query(request, endpoint), await _body(request, endpoint)
+
+            async def run(within: Plane) -> Response:
+                call = Call(within, identity, dict(request.path_params), query, body, request)
+                return _response(await endpoint.handler(call), endpoint.status)
+
+            key = idempotency.key_of(request) if endpoint.takes_key else None
+            if key is None:
+                return await run(plane)
+            return await idempotency.once(
+                plane, identity, request, key, body, secret=endpoint.secret, handle=run, refuse=refusal
+            )
         except ApiError as error:
             return refusal(error)
         except BodyError as error:
@@ -133,7 +157,7 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
 
 def refusal(error: ApiError) -> Response:
     """The response for a refusal."""
-    headers = _retry_after(error.status)
+    headers = _retry_after(503 if error.code == "idempotency_in_progress" else error.status)
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="flakes"'
     return Response(encode(error.body()), error.status, headers, JSON)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterable
 
 
 class Wake:
@@ -32,6 +33,46 @@ class Wake:
             return False
         self._event.clear()
         return True
+
+
+class LogReaders:
+    """Streams that follow the log of a task: woken when lines of it arrive or its state changes."""
+
+    def __init__(self, arrived: Wake) -> None:
+        self._waiting: defaultdict[str, set[Wake]] = defaultdict(set)
+        self.closed = False
+        self._arrived = arrived
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, task_id: str) -> Wake:
+        """Listen; the answer is set whenever there is news of the task."""
+        wake = Wake()
+        self._waiting[task_id].add(wake)
+        self._arrived.set()
+        return wake
+
+    def remove(self, task_id: str, wake: Wake) -> None:
+        """Stop listening."""
+        self._waiting[task_id].discard(wake)
+        if not self._waiting[task_id]:
+            del self._waiting[task_id]
+
+    def close(self) -> None:
+        """End every stream."""
+        self.closed = True
+        self.publish_all()
+
+    def publish_all(self) -> None:
+        """There may be news of any task."""
+        self.publish(list(self._waiting))
+
+    def publish(self, task_ids: Iterable[str]) -> None:
+        """News of these tasks."""
+        for task_id in task_ids:
+            for wake in self._waiting.get(task_id, ()):
+                wake.set()
 
 
 class Subscriptions:

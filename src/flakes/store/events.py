@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 from flakes.store.database import Connection, Query, row, rows
@@ -42,7 +43,7 @@ _OF_OWNER = Query(f"""
     order by e.transaction_id, e.event_id limit %(limit)s""")
 
 _TAIL = Query("""
-    select e.transaction_id, e.event_id, e.owner_id, e.run_id from events e
+    select e.transaction_id, e.event_id, e.owner_id, e.run_id, e.task_id from events e
     where (e.transaction_id, e.event_id) > (%(transaction)s::text::xid8, %(event)s)
       and e.transaction_id < pg_snapshot_xmin(pg_current_snapshot())
     order by e.transaction_id, e.event_id limit %(limit)s""")
@@ -90,16 +91,25 @@ async def read(
     ]  # fmt: skip
 
 
-async def tail(
-    conn: Connection, after: Cursor, limit: int
-) -> tuple[Cursor, set[tuple[str, str | None]], bool]:
-    """Who has news after the cursor: new cursor, (owner id, run id) pairs, and whether there is more."""
+@dataclass(frozen=True, slots=True)
+class News:
+    """Who has news: (owner id, run id) pairs and task ids, up to a cursor; and whether there is more."""
+
+    cursor: Cursor
+    scopes: set[tuple[str, str | None]]
+    task_ids: set[str]
+    more: bool
+
+
+async def tail(conn: Connection, after: Cursor, limit: int) -> News:
+    """Who has news after the cursor."""
     params = {"transaction": str(after[0]), "event": after[1], "limit": limit}
     found = await rows(conn, _TAIL, params)
     if not found:
-        return after, set(), False
+        return News(after, set(), set(), False)
     cursor = (int(found[-1][0]), found[-1][1])
-    return cursor, {(r[2], r[3]) for r in found}, len(found) == limit
+    task_ids = {r[4] for r in found if r[4] is not None}
+    return News(cursor, {(r[2], r[3]) for r in found}, task_ids, len(found) == limit)
 
 
 async def horizon(conn: Connection) -> Cursor:

@@ -139,15 +139,38 @@ async def cancel_run(
     """Stop everything of a run; from now on it takes no new task from anywhere."""
     run_id = await runs.resolve(conn, owner_id, reference)
     ledger = await Ledger.lock(conn, [run_id])
+    done = await _cancel_locked_run(conn, ledger, run_id, reason)
+    await ledger.flush(conn)
+    return done
+
+
+async def delete_run(
+    conn: Connection, owner_id: str, reference: str
+) -> tuple[Intervention, bool]:
+    """Delete a run now if nothing of it lives (True); a live one is cancelled first, and the janitor
+    deletes it once the last of it has ended."""
+    run_id = await runs.resolve(conn, owner_id, reference)
+    ledger = await Ledger.lock(conn, [run_id])
+    if run_id not in ledger.runs:
+        raise not_found("run")
+    if await runs.delete_locked(conn, ledger, run_id):
+        return Intervention(run_id), True
+    await runs.request_delete(conn, ledger, run_id)
+    done = await _cancel_locked_run(conn, ledger, run_id, "the run is deleted")
+    await ledger.flush(conn)
+    return done, await runs.delete_locked(conn, ledger, run_id)
+
+
+async def _cancel_locked_run(
+    conn: Connection, ledger: Ledger, run_id: str, reason: str | None
+) -> Intervention:
     locked = ledger.runs[run_id]
     if not locked.cancelled and locked.completed_at is None:
         await run(conn, _CANCEL_RUN, {"run_id": run_id, "reason": reason})
         locked.cancelled = True
         locked.changed = True
         ledger.event(run_id, "run.cancel_requested", data={"reason": reason})
-    done = await _cancel(conn, ledger, run_id, None, reason)
-    await ledger.flush(conn)
-    return done
+    return await _cancel(conn, ledger, run_id, None, reason)
 
 
 async def _cancel(
@@ -189,6 +212,7 @@ async def retry_task(conn: Connection, owner_id: str, task_id: str) -> Intervent
     """
     run_id = await _run_of(conn, owner_id, task_id)
     ledger = await Ledger.lock(conn, [run_id])
+    runs.require_kept(ledger, run_id)
     if not await rows(conn, _RETRYABLE, {"run_id": run_id, "task_ids": [task_id]}):
         raise ApiError("task_not_retryable", "the task has neither failed nor been cancelled since it was admitted", "look at its state with `flakes inspect`")
     done = await _retry(conn, ledger, run_id, [task_id], strict=True)
@@ -200,6 +224,7 @@ async def retry_run(conn: Connection, owner_id: str, reference: str) -> Interven
     """Rerun from failed: a new attempt of every failed or cancelled task."""
     run_id = await runs.resolve(conn, owner_id, reference)
     ledger = await Ledger.lock(conn, [run_id])
+    runs.require_kept(ledger, run_id)
     failed = [r[0] for r in await rows(conn, _RETRYABLE, {"run_id": run_id, "task_ids": None})]
     done = await _retry(conn, ledger, run_id, failed, strict=False)
     await ledger.flush(conn)

@@ -23,12 +23,12 @@ _INDEX = {status: index for index, status in enumerate(STATUSES)}
 
 LOCK_RUNS = Query("""
     select run_id, owner_id, project_id, run_key, closed, cancel_requested_at is not null, state,
-           counts, optional_counts, completed_at
+           counts, optional_counts, completed_at, delete_requested_at is not null
     from runs where run_id = any(%(run_ids)s) order by run_id for update""")
 
 LOCK_RUNS_OF_ASSIGNMENTS = Query("""
     select run_id, owner_id, project_id, run_key, closed, cancel_requested_at is not null, state,
-           counts, optional_counts, completed_at
+           counts, optional_counts, completed_at, delete_requested_at is not null
     from runs
     where run_id in (select run_id from assignments where assignment_id = any(%(assignment_ids)s))
     order by run_id for update""")
@@ -62,6 +62,7 @@ class LockedRun:
     counts: list[int]
     optional_counts: list[int]
     completed_at: datetime | None
+    deleting: bool = False
     changed: bool = False
 
     def count(self, status: TaskStatus) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from flakes.core import limits
+from flakes.core import keys, limits
 from flakes.core.run import RunState
 from flakes.core.task import LIVE
 from flakes.store import projects
@@ -21,7 +21,7 @@ from flakes.wire.errors import ApiError, not_found
 from flakes.wire.runs import GraphPost, Run, RunPut
 
 _COLUMNS = """r.run_id, r.run_key, r.name, r.project_id, p.project_key, r.state, r.closed,
-    r.cancel_requested_at is not null, r.counts, r.metadata, r.budget,
+    r.cancel_requested_at is not null, r.delete_requested_at is not null, r.counts, r.metadata, r.budget,
     r.created_at, r.updated_at, r.completed_at"""
 
 _INSERT = Query("""
@@ -31,25 +31,27 @@ _INSERT = Query("""
     on conflict (owner_id, run_key) do nothing""")
 
 _DIGEST = Query("""
-    select run_id, definition_digest from runs
-    where owner_id = %(owner_id)s and run_key = %(run_key)s for update""")
+    select run_id, definition_digest, delete_requested_at is not null from runs
+    where owner_id = %(owner_id)s and run_key = %(run)s for update""")
 
-# The key of one run may look like nothing of an id (ids hold an underscore), so one lookup serves both.
-_GET = Query(f"""
-    select {_COLUMNS} from runs r join projects p using (project_id)
-    where r.owner_id = %(owner_id)s and (r.run_key = %(run)s or r.run_id = %(run)s)""")
+# One statement for ids and one for keys, each on its own unique index: together they would scan.
+_FROM = f"select {_COLUMNS} from runs r join projects p using (project_id)"
+_GET_BY_ID = Query(f"{_FROM} where r.run_id = %(run)s and r.owner_id = %(owner_id)s")
+_GET_BY_KEY = Query(f"{_FROM} where r.owner_id = %(owner_id)s and r.run_key = %(run)s")
 
-_RESOLVE = Query("""
-    select run_id from runs
-    where owner_id = %(owner_id)s and (run_key = %(run)s or run_id = %(run)s)""")
+_RESOLVE_ID = Query("select run_id from runs where run_id = %(run)s and owner_id = %(owner_id)s")
+_RESOLVE_KEY = Query("select run_id from runs where owner_id = %(owner_id)s and run_key = %(run)s")
 
-_LIST = Query(f"""
-    select {_COLUMNS} from runs r join projects p using (project_id)
-    where r.owner_id = %(owner_id)s
-      and (%(before)s::text is null or r.run_id < %(before)s)
-      and (%(state)s::text is null or r.state = %(state)s)
-      and (%(project_key)s::text is null or p.project_key = %(project_key)s)
-    order by r.run_id desc limit %(limit)s""")
+# And one for every combination of filters: each reads one index from `before` on and stops at `limit`.
+_PROJECT = "(select project_id from projects where owner_id = %(owner_id)s and project_key = %(project_key)s)"
+_NEWEST = "and r.run_id < %(before)s order by r.run_id desc limit %(limit)s"
+_LIST = Query(f"{_FROM} where r.owner_id = %(owner_id)s {_NEWEST}")
+_LIST_STATE = Query(f"{_FROM} where r.owner_id = %(owner_id)s and r.state = %(state)s {_NEWEST}")
+_LIST_PROJECT = Query(f"{_FROM} where r.project_id = {_PROJECT} {_NEWEST}")
+_LIST_PROJECT_STATE = Query(
+    f"{_FROM} where r.project_id = {_PROJECT} and r.state = %(state)s {_NEWEST}"
+)
+_AFTER_ALL = "run_~"
 
 _CLOSE = Query("update runs set closed = true where run_id = %(run_id)s")
 
@@ -61,6 +63,10 @@ _DELETE = Query("""
         delete from assignments where task_id in (select task_id from gone) returning assignment_id
     ), logs as (
         delete from log_chunks where assignment_id in (select assignment_id from attempts)
+    ), log_sizes as (
+        delete from task_logs where task_id in (select task_id from gone)
+    ), followed as (
+        insert into deleted_runs (run_id) values (%(run_id)s) on conflict do nothing
     ), payloads as (
         delete from task_payloads where task_id in (select task_id from gone)
     ), results as (
@@ -85,6 +91,27 @@ _DELETE = Query("""
 _DELETED = Query("""
     insert into events (owner_id, run_id, type, data)
     values (%(owner_id)s, %(run_id)s, 'run.deleted', %(data)s::json)""")
+
+
+_REQUEST_DELETE = Query("""
+    update runs set delete_requested_at = coalesce(delete_requested_at, now()) where run_id = %(run_id)s""")
+
+# The counts of blocked, queued, running and waiting tasks: see `ledger.STATUSES`.
+_DELETING = Query("""
+    select run_id, counts[2] + counts[3] + counts[4] + counts[5] = 0 from runs
+    where delete_requested_at is not null
+    order by 2 desc, delete_requested_at limit 20""")
+
+_FORGET_DELETED = Query("""
+    with old as (
+        delete from deleted_runs where run_id in (
+            select run_id from deleted_runs
+            where deleted_at < now() - %(kept_s)s * interval '1 s' order by deleted_at limit 20)
+        returning run_id
+    ), gone as (
+        delete from events where run_id in (select run_id from old)
+    )
+    select run_id from old""")
 
 
 async def put(conn: Connection, owner_id: str, key: str, body: RunPut) -> tuple[Run, bool]:
@@ -112,7 +139,7 @@ async def ensure(
     project = await projects.get(conn, owner_id, reference)
     definition = [body.name, project.project_id, body.metadata, body.budget]
     digest = hashlib.sha256(encode(definition)).digest()
-    existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run_key": key})
+    existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run": key})
     if existing is None:
         await projects.active(conn, owner_id, project.project_id)
         run_id = new_id("run")
@@ -123,8 +150,10 @@ async def ensure(
         })  # fmt: skip
         if created:
             return run_id, True
-        existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run_key": key})
+        existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run": key})
         assert existing is not None
+    if existing[2]:
+        raise _deleting(key)
     if bytes(existing[1]) != digest:
         raise ApiError(
             "run_conflict", f"run {key!r} exists with another name, project, metadata or budget",
@@ -135,7 +164,8 @@ async def ensure(
 
 async def resolve(conn: Connection, owner_id: str, reference: str) -> str:
     """The run id behind an id or a key."""
-    found = await row(conn, _RESOLVE, {"owner_id": owner_id, "run": reference})
+    query = _RESOLVE_ID if keys.has_prefix(reference, "run") else _RESOLVE_KEY
+    found = await row(conn, query, {"owner_id": owner_id, "run": reference})
     if found is None:
         raise not_found("run")
     return found[0]
@@ -143,7 +173,8 @@ async def resolve(conn: Connection, owner_id: str, reference: str) -> str:
 
 async def get(conn: Connection, owner_id: str, reference: str) -> Run:
     """One run by id or key."""
-    found = await row(conn, _GET, {"owner_id": owner_id, "run": reference})
+    query = _GET_BY_ID if keys.has_prefix(reference, "run") else _GET_BY_KEY
+    found = await row(conn, query, {"owner_id": owner_id, "run": reference})
     if found is None:
         raise not_found("run")
     return _run(found)
@@ -161,10 +192,15 @@ async def page(
     """Newest first."""
     if state is not None and state not in set(RunState):
         raise ApiError("invalid_request", f"unknown run state {state!r}", f"one of {', '.join(RunState)}")
+    query = {
+        (False, False): _LIST, (True, False): _LIST_STATE,
+        (False, True): _LIST_PROJECT, (True, True): _LIST_PROJECT_STATE,
+    }[state is not None, project_key is not None]  # fmt: skip
     params: Mapping[str, Any] = {
-        "owner_id": owner_id, "before": before, "limit": limit, "state": state, "project_key": project_key,
+        "owner_id": owner_id, "before": before or _AFTER_ALL, "limit": limit, "state": state,
+        "project_key": project_key,
     }  # fmt: skip
-    return [_run(r) for r in await rows(conn, _LIST, params)]
+    return [_run(r) for r in await rows(conn, query, params)]
 
 
 async def close(conn: Connection, owner_id: str, reference: str) -> Run:
@@ -187,27 +223,56 @@ async def close_locked(conn: Connection, ledger: Ledger, run_id: str) -> None:
     ledger.event(run_id, "run.closed")
 
 
-async def delete(conn: Connection, owner_id: str, reference: str) -> str:
-    """Delete a run none of whose tasks lives any more; its id."""
-    run_id = await resolve(conn, owner_id, reference)
-    ledger = await Ledger.lock(conn, [run_id])
-    locked = ledger.runs.get(run_id)
-    if locked is None:
-        raise not_found("run")
-    live = {status: locked.count(status) for status in LIVE if locked.count(status)}
-    if live:
-        raise ApiError(
-            "run_not_terminal", f"run {locked.run_key!r} still has live tasks",
-            "cancel it and wait until nothing of it runs", taskCounts=live,
-        )  # fmt: skip
+async def delete_locked(conn: Connection, ledger: Ledger, run_id: str) -> bool:
+    """Delete a locked run if nothing of it lives any more; False leaves it as it is."""
+    locked = ledger.runs[run_id]
+    if any(locked.count(status) for status in LIVE):
+        return False
     await run(conn, _DELETE, {"run_id": run_id})
     data = encode({"runKey": locked.run_key}).decode()
-    await run(conn, _DELETED, {"owner_id": owner_id, "run_id": run_id, "data": data})
-    return run_id
+    await run(conn, _DELETED, {"owner_id": locked.owner_id, "run_id": run_id, "data": data})
+    return True
+
+
+async def request_delete(conn: Connection, ledger: Ledger, run_id: str) -> None:
+    """Remember that a locked run is to be deleted; from now on it takes nothing new."""
+    locked = ledger.runs[run_id]
+    if not locked.deleting:
+        await run(conn, _REQUEST_DELETE, {"run_id": run_id})
+        locked.deleting = True
+        ledger.event(run_id, "run.delete_requested")
+
+
+async def finish_deletes(conn: Connection) -> tuple[int, int]:
+    """Delete the runs that wait for it and have nothing live: how many, and how many still wait."""
+    found = await rows(conn, _DELETING)
+    idle = [run_id for run_id, is_idle in found if is_idle]
+    gone = 0
+    if idle:
+        ledger = await Ledger.lock(conn, idle)
+        for run_id in ledger.runs:
+            gone += await delete_locked(conn, ledger, run_id)
+    return gone, len(found) - gone
+
+
+async def forget_deleted(conn: Connection, kept_s: float) -> int:
+    """Remove the events of runs that were deleted longer ago than that; of how many runs."""
+    return await run(conn, _FORGET_DELETED, {"kept_s": kept_s})
+
+
+def require_kept(ledger: Ledger, run_id: str) -> None:
+    """Refuse to bring back to life what is being deleted."""
+    if ledger.runs[run_id].deleting:
+        raise _deleting(ledger.runs[run_id].run_key)
+
+
+def _deleting(key: str) -> ApiError:
+    return ApiError("run_deleting", f"run {key!r} is being deleted", "wait until it is gone (`flakes runs delete --wait`), or choose another run key")
 
 
 def require_open(ledger: Ledger, run_id: str) -> None:
     """Refuse new top-level work for a closed or cancelled run."""
+    require_kept(ledger, run_id)
     locked = ledger.runs[run_id]
     if locked.closed or locked.cancelled:
         what = "cancelled" if locked.cancelled else "closed"
@@ -215,11 +280,11 @@ def require_open(ledger: Ledger, run_id: str) -> None:
 
 
 def _run(found: tuple[Any, ...]) -> Run:
-    (run_id, key, name, project_id, project_key, state, closed, cancelled, counts, metadata, budget,
-     created_at, updated_at, completed_at) = found  # fmt: skip
+    (run_id, key, name, project_id, project_key, state, closed, cancelled, deleting, counts, metadata,
+     budget, created_at, updated_at, completed_at) = found  # fmt: skip
     return Run(
         run_id=run_id, run_key=key, name=name, project_id=project_id, project_key=project_key,
-        state=state, closed=closed, cancel_requested=cancelled, metadata=metadata, budget=budget,
+        state=state, closed=closed, cancel_requested=cancelled, deleting=deleting, metadata=metadata, budget=budget,
         task_counts={str(s): n for s, n in zip(STATUSES, counts, strict=True) if n},
         created_at=created_at, updated_at=updated_at, completed_at=completed_at,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,21 +20,20 @@ _COLUMNS = """t.task_id, t.task_key, t.run_id, r.project_id, t.title, t.adapter,
     t.next_attempt_at, t.sandbox_id, t.cancel_requested_at is not null, t.error,
     w.version, w.updated_at"""
 
-_PAGE = Query(f"""
+# One statement with the filter and one without, so that each reads the index of its order.
+_PAGE_OF = """
     with page as (
-        select * from tasks where run_id = %(run_id)s
-          and (%(after)s::text is null or task_id > %(after)s)
-          and (%(status)s::text is null or status = %(status)s)
+        select * from tasks where run_id = %(run_id)s and task_id > %(after)s {filter}
         order by task_id limit %(limit)s
-    ), edges as (
-        select d.task_id, array_agg(s.task_key order by s.task_key) as keys
-        from task_dependencies d join tasks s on s.task_id = d.depends_on
-        where d.task_id in (select task_id from page) group by d.task_id
     )
-    select {_COLUMNS}, e.keys
-    from page t join runs r on r.run_id = t.run_id left join edges e on e.task_id = t.task_id
+    select {columns},
+        (select array_agg(s.task_key order by s.task_key) from task_dependencies d
+         join tasks s on s.task_id = d.depends_on where d.task_id = t.task_id)
+    from page t join runs r on r.run_id = t.run_id
     left join workpads w on w.task_id = t.task_id
-    order by t.task_id""")
+    order by t.task_id"""
+_PAGE = Query(_PAGE_OF.format(filter="", columns=_COLUMNS))
+_PAGE_STATUS = Query(_PAGE_OF.format(filter="and status = %(status)s", columns=_COLUMNS))
 
 _GET = Query(f"""
     select {_COLUMNS},
@@ -61,6 +61,10 @@ _OWNED = Query("""
     select t.run_id, t.status from tasks t join runs r using (run_id)
     where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
 
+_STATE = Query("""
+    select t.status, t.sandbox_id from tasks t join runs r using (run_id)
+    where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
+
 _ATTEMPTS = Query("""
     select assignment_id, attempt, sandbox_id, state, offered_at, accepted_at, ended_at, reason
     from assignments where task_id = %(task_id)s order by assignment_id""")
@@ -86,8 +90,9 @@ async def page(
     if status is not None and status not in set(TaskStatus):
         raise ApiError("invalid_request", f"unknown task status {status!r}", f"one of {', '.join(TaskStatus)}")
     run_id = await runs.resolve(conn, owner_id, run_reference)
-    params = {"run_id": run_id, "after": after, "limit": limit, "status": status}
-    return [Task(**_fields(r)) for r in await rows(conn, _PAGE, params)]
+    params = {"run_id": run_id, "after": after or "", "limit": limit, "status": status}
+    query = _PAGE if status is None else _PAGE_STATUS
+    return [Task(**_fields(r)) for r in await rows(conn, query, params)]
 
 
 async def some(conn: Connection, owner_id: str, task_ids: list[str]) -> list[Task]:
@@ -132,6 +137,22 @@ async def require(conn: Connection, owner_id: str, task_id: str) -> tuple[str, T
     if found is None:
         raise not_found("task")
     return found[0], TaskStatus(found[1])
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a task stands, and on which sandbox it is or was last."""
+
+    status: TaskStatus
+    sandbox_id: str | None
+
+
+async def state(conn: Connection, owner_id: str, task_id: str) -> State:
+    """How a task of this owner stands, or 404."""
+    found = await row(conn, _STATE, {"task_id": task_id, "owner_id": owner_id})
+    if found is None:
+        raise not_found("task")
+    return State(TaskStatus(found[0]), found[1])
 
 
 async def result(conn: Connection, owner_id: str, task_id: str) -> TaskResult:

@@ -12,6 +12,7 @@ TYPES: Final[dict[str, str]] = {
     "run.state": "The derived state of a run changed; data: state, from.",
     "run.closed": "A run was closed: no more top-level tasks.",
     "run.cancel_requested": "Somebody asked for the whole run to stop; data: reason.",
+    "run.delete_requested": "Somebody deleted a live run: it is cancelled, and goes once nothing of it lives.",
     "run.deleted": "A run and its tasks were deleted.",
     "task.saved": "A task was saved or changed before admission.",
     "task.admitted": "A task was admitted; data: status.",

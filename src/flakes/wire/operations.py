@@ -38,7 +38,8 @@ class Empty(Body, frozen=True, kw_only=True):
 class Operation:
     """One thing a task may do. `grant`: the tool grant it needs, None for what every task may. `summary`
     is a sentence for documents and help. `words`: the command that does it inside a task, without
-    `flakes`; empty when there is none. `errors`: codes it may answer besides those of every operation.
+    `flakes`; empty when there is none. `errors`: codes it may answer besides those of every operation. `waits`:
+    it may be held for a while, and changes nothing.
     """
 
     request: type[Any]
@@ -48,6 +49,7 @@ class Operation:
     words: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     body_max_bytes: int = limits.OPERATION_SIZE_BYTES_MAX
+    waits: bool = False
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -80,7 +82,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     ),
     "permission.status": Operation(
         PermissionPoll, Permission, "Say how an own request stands; wait a while for its answer.",
-        errors=("not_found",),
+        errors=("not_found",), waits=True,
     ),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -51,6 +51,8 @@ class Run(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     state: str
     closed: bool
     cancel_requested: bool = False
+    deleting: bool = False
+    """Somebody deleted it while it was live: it goes once nothing of it lives."""
     task_counts: dict[str, int]
     metadata: dict[str, Any]
     budget: dict[str, Any] | None = None
@@ -64,6 +66,13 @@ class Runs(Frozen, frozen=True, kw_only=True):
 
     runs: list[Run]
     next_cursor: str | None = None
+
+
+class RunDeleted(Frozen, frozen=True, kw_only=True):
+    """Answer of a delete: `deleted`, or `deleting` while something of the run still lives."""
+
+    status: Literal["deleted", "deleting"]
+    run_id: str
 
 
 class RunWithTasks(Frozen, frozen=True, kw_only=True):

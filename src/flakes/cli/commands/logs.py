@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import click
 
 from flakes.cli.options import asks, remote_options
-from flakes.cli.output import Output, Part, Span
+from flakes.cli.output import Output, Part, Span, dim
 from flakes.cli.render.text import clock
 from flakes.wire.tasks import LogEntry
 
 if TYPE_CHECKING:
     from flakes.client.api import Client
 
-PERIOD_MIN_S = 0.2
-PERIOD_MAX_S = 2.0
-ENDINGS = ("task.succeeded", "task.failed", "task.cancelled")
+PATIENCE_S = 300.0
+"""How long the server may be away before following is given up; the task goes on either way."""
+PAGE = 1_000
 
 
 @click.command()
@@ -53,74 +52,31 @@ async def logs(
     if tail is not None and after is not None:
         raise click.UsageError("--tail and --after exclude each other")
     task_id = await client.task_id(task)
-    if not follow and (limit is not None or output.as_json):
+    if follow:
+        stream = client.follow_logs(
+            task_id, after=after, tail=tail, channel=channel, patience_s=PATIENCE_S,
+            notice=lambda sentence: output.talk(dim(sentence or "connected again")),
+        )  # fmt: skip
+        async with aclosing(stream) as entries:
+            async for entry in entries:
+                _show(output, [entry], times)
+        return
+    if limit is not None or tail is not None or output.as_json:
         page = await client.logs(task_id, after=after, limit=limit, tail=tail, channel=channel)
         if output.as_json:
             output.data(page)
-        else:
-            _show(output, page.logs, times)
-            if page.next_cursor and limit is not None and len(page.logs) >= limit:
-                output.talk(f"go on with --after {page.next_cursor}")
-        return
-    page = await client.logs(
-        task_id, after=after, limit=None if tail else 1000, tail=tail, channel=channel
-    )
-    _show(output, page.logs, times)
-    cursor = page.next_cursor or after
-    cursor = await _drain(client, output, task_id, cursor, channel, times) if not tail else cursor
-    if follow:
-        await _follow(client, output, task_id, cursor, channel, times)
-
-
-async def _follow(
-    client: Client,
-    output: Output,
-    task_id: str,
-    cursor: str | None,
-    channel: str | None,
-    times: bool,
-) -> None:
-    """Lines are fetched as they come; the event log tells when there will be no more."""
-    ended = asyncio.create_task(_ended(client, task_id))
-    period_s = PERIOD_MIN_S
-    try:
-        while True:
-            over = ended.done()
-            before = cursor
-            cursor = await _drain(client, output, task_id, cursor, channel, times)
-            if over:
-                ended.result()
-                return
-            period_s = PERIOD_MIN_S if cursor != before else min(PERIOD_MAX_S, period_s * 1.5)
-            await asyncio.wait({ended}, timeout=period_s)
-    finally:
-        ended.cancel()
-        await asyncio.gather(ended, return_exceptions=True)
-
-
-async def _ended(client: Client, task_id: str) -> None:
-    async with aclosing(client.events(task_id=task_id, types=ENDINGS)) as events:
-        async for _ in events:
-            # Of a task that was tried again the log holds earlier endings too.
-            if (await client.get_task(task_id)).status in ("SUCCEEDED", "FAILED", "CANCELLED"):
-                return
-
-
-async def _drain(
-    client: Client,
-    output: Output,
-    task_id: str,
-    cursor: str | None,
-    channel: str | None,
-    times: bool,
-) -> str | None:
-    """Show everything after `cursor` that is there; returns the new cursor."""
-    while True:
-        page = await client.logs(task_id, after=cursor, limit=1000, channel=channel)
-        if not page.logs:
-            return cursor
+            return
         _show(output, page.logs, times)
-        cursor = page.next_cursor or page.logs[-1].cursor
+        if page.next_cursor and limit is not None and len(page.logs) >= limit:
+            output.talk(f"go on with --after {page.next_cursor}")
+        return
+    cursor = after
+    while True:
+        page = await client.logs(task_id, after=cursor, limit=PAGE, channel=channel)
+        _show(output, page.logs, times)
+        cursor = page.next_cursor or cursor
+        if len(page.logs) < PAGE:
+            return
 
 
 def _show(output: Output, entries: list[LogEntry], times: bool) -> None:

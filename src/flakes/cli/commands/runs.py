@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +13,7 @@ import click
 from flakes.cli.options import asks, key_of, page_options, remote_options
 from flakes.cli.output import Output, bold, dim
 from flakes.cli.render import state as states
-from flakes.cli.render.text import ago, one_line, shortened
+from flakes.cli.render.text import ago, one_line, shortened, size
 from flakes.core.run import RunState
 from flakes.wire.errors import EXIT_DONE, EXIT_UNSUCCESSFUL
 
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def runs() -> None:
-    """List, create, close, wait for, cancel and retry runs.
+    """List, create, close, wait for, cancel, retry, export and delete runs.
 
     A run is named by its id or its key.
     """
@@ -145,6 +149,82 @@ async def reservations(
         output.talk(dim(f"more: --cursor {page.next_cursor}"))
 
 
+@runs.command()
+@click.argument("run")
+@click.option("--wait", is_flag=True, help="Wait until the run is gone.")
+@click.option("--timeout-ms", type=click.IntRange(1), help="Wait at most this long.")
+@remote_options
+@asks
+async def delete(
+    client: Client, output: Output, run: str, wait: bool, timeout_ms: int | None
+) -> None:
+    """Delete a run with its tasks, logs and results.
+
+    A live run is cancelled first and goes once nothing of it runs any more; --wait waits for that.
+    """
+    from flakes.wire.runs import RunDeleted
+
+    done = await client.delete_run(run)
+    if wait and done.status != "deleted":
+        timeout_s = None if timeout_ms is None else timeout_ms / 1000
+        await client.wait_deleted(done.run_id, timeout_s=timeout_s)
+        done = RunDeleted(status="deleted", run_id=done.run_id)
+    if output.as_json:
+        output.data(done)
+    elif done.status == "deleted":
+        output.line(f"deleted {run}")
+    else:
+        output.line(f"deleting {run}", dim("  it goes once nothing of it runs any more"))
+
+
+@runs.command()
+@click.argument("run")
+@click.option(
+    "-o", "--output", "file", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file instead of stdout.",
+)  # fmt: skip
+@remote_options
+@asks
+async def history(client: Client, output: Output, run: str, file: Path | None) -> None:
+    """Export everything about a run as JSON lines: tasks, attempts, events, logs and results.
+
+    Secrets of known shapes are left out. With -o the file appears only when it is whole.
+    """
+    from contextlib import aclosing
+
+    stream = client.history(run)
+    async with aclosing(stream) as lines:
+        if file is None:
+            binary = getattr(sys.stdout, "buffer", None)
+            async for line in lines:
+                if binary is None:
+                    sys.stdout.write(line.decode() + "\n")
+                else:
+                    binary.write(line + b"\n")
+            return
+        count, size_bytes = await _write(lines, file)
+    if output.as_json:
+        output.data({"file": str(file), "lines": count, "sizeBytes": size_bytes})
+    else:
+        output.talk(f"{count:,} lines ({size(size_bytes)}) in {file}")
+
+
+async def _write(lines: AsyncIterator[bytes], file: Path) -> tuple[int, int]:
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    count = size_bytes = 0
+    try:
+        with partial.open("wb") as out:
+            async for line in lines:
+                count += 1
+                size_bytes += out.write(line + b"\n")
+        partial.replace(file)
+    except OSError as error:
+        raise click.UsageError(f"{file} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return count, size_bytes
+
+
 async def _wait(client: Client, output: Output, run: str, timeout_ms: int | None) -> int:
     ended = await client.wait_run(
         run,
@@ -162,4 +242,5 @@ def _show(output: Output, run: Run) -> None:
     output.line(
         states.state(run.state, with_glyph=True), "  ", bold(run.run_key), dim(f"  {run.run_id}  "),
         *states.counts(run.task_counts), "" if run.closed else dim("  (open)"),
+        dim("  (being deleted)") if run.deleting else "",
     )  # fmt: skip

@@ -17,6 +17,7 @@ from flakes.cli.render import state as states
 from flakes.cli.render.text import clean, moment, one_line, shortened
 from flakes.core import limits
 from flakes.core.graph import DependencyFailurePolicy
+from flakes.core.task import TaskStatus
 from flakes.wire.errors import EXIT_DONE, EXIT_UNSUCCESSFUL
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def tasks() -> None:
-    """List, save, admit, cancel and retry tasks; read their results.
+    """List, save, admit, cancel and retry tasks; read their results and activity.
 
     TASK is a task id, or RUN/TASKKEY with the run's id or key.
     """
@@ -40,15 +41,25 @@ tasks.add_command(files)
 @click.argument("run")
 @click.option("--limit", type=click.IntRange(1, 10_000), help="At most this many (default 1000).")
 @click.option("--cursor", metavar="CURSOR", help="Go on after a page: its nextCursor.")
+@click.option(
+    "--status",
+    type=click.Choice([each.value for each in TaskStatus], case_sensitive=False),
+    help="Only tasks in this state.",
+)
 @remote_options
 @asks
 async def list_(
-    client: Client, output: Output, run: str, limit: int | None, cursor: str | None
+    client: Client,
+    output: Output,
+    run: str,
+    limit: int | None,
+    cursor: str | None,
+    status: str | None,
 ) -> None:
     """List the tasks of a run."""
     from flakes.cli.render.detail import show_tasks
 
-    page = await client.list_tasks(run, limit=limit, cursor=cursor)
+    page = await client.list_tasks(run, limit=limit, cursor=cursor, status=status)
     if output.as_json:
         output.data(page)
         return
@@ -325,6 +336,27 @@ async def messages(
     )  # fmt: skip
     if page.next_cursor:
         output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
+@tasks.command()
+@click.argument("task")
+@click.option("--limit", type=click.IntRange(1, 500), help="At most this many (default 100).")
+@click.option("--after", metavar="CURSOR", help="Only what came after this cursor.")
+@remote_options
+@asks
+async def activity(
+    client: Client, output: Output, task: str, limit: int | None, after: str | None
+) -> None:
+    """Show what happened to a task, oldest first."""
+    from flakes.cli.render.activity import show_activity
+
+    page = await client.activity(await client.task_id(task), after=after, limit=limit)
+    if output.as_json:
+        output.data(page)
+        return
+    show_activity(output, page.events)
+    if page.next_cursor and len(page.events) >= (limit or 100):
+        output.talk(dim(f"more: --after {page.next_cursor}"))
 
 
 def _raw(content: bytes) -> None:

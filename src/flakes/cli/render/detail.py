@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from flakes.cli.output import Output, Part, Span, bold, dim
 from flakes.cli.render import state as states
-from flakes.cli.render.text import ago, count, duration, excerpt, moment, one_line, shortened, size
+from flakes.cli.render.text import (
+    ago,
+    count,
+    duration,
+    excerpt,
+    moment,
+    one_line,
+    shortened,
+    size,
+    until,
+)
 from flakes.wire.runs import Run
 from flakes.wire.tasks import Explanation, Task, TaskDetail, TaskResult
 
@@ -19,6 +29,8 @@ def show_run(output: Output, run: Run, tasks: Sequence[Task]) -> None:
     closed = "" if run.closed else "  (open: more tasks may come)"
     if run.cancel_requested:
         closed = "  (cancelled)"
+    if run.deleting:
+        closed = "  (being deleted)"
     rows: list[list[Part]] = [
         [dim("run"), f"{run.run_key}  {run.run_id}"],
         [dim("name"), run.name],
@@ -46,6 +58,8 @@ def show_tasks(output: Output, tasks: Sequence[Task]) -> None:
         if task.started_at is not None and task.finished_at is not None:
             took = duration((task.finished_at - task.started_at).total_seconds())
         why = "" if task.error is None else shortened(one_line(task.error.message), 80)
+        if task.next_attempt_at is not None and task.status == "QUEUED":
+            why = f"next attempt {until(task.next_attempt_at)}" + (f"; {why}" if why else "")
         rows.append([
             states.state(task.status, with_glyph=True), task.task_key,
             shortened(one_line(task.title), 50), task.adapter, str(task.attempt), took, dim(why),
@@ -74,6 +88,9 @@ def show_task(output: Output, task: TaskDetail, result: TaskResult | None) -> No
         pad = f"version {task.workpad.version}, {ago(task.workpad.updated_at)}"
         rows.append([dim("workpad"), pad])
     rows.append([dim("created"), moment(task.created_at)])
+    if task.next_attempt_at is not None and task.status == "QUEUED":
+        at = f"{moment(task.next_attempt_at)}, {until(task.next_attempt_at)} (attempt {task.attempt})"
+        rows.append([dim("next attempt"), at])
     if task.started_at is not None:
         rows.append([dim("started"), moment(task.started_at)])
     if task.finished_at is not None:

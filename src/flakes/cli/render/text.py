@@ -86,6 +86,12 @@ def ago(at: datetime | None, now: datetime | None = None) -> str:
     return f"{duration(((now or datetime.now(UTC)) - at).total_seconds())} ago"
 
 
+def until(at: datetime, now: datetime | None = None) -> str:
+    """`in 3m05s`, or `now` when it has come."""
+    seconds = (at - (now or datetime.now(UTC))).total_seconds()
+    return "now" if seconds <= 0 else f"in {duration(seconds)}"
+
+
 def excerpt(text: str, lines_max: int, chars_max: int) -> tuple[str, int]:
     """The first lines of `text` within both bounds, and how many lines were left out."""
     lines = clean(text).rstrip().split("\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -46,7 +47,7 @@ async def create(call: Call) -> Answer:
     ref = None
     if post.bytes_base64 is not None:
         ref = await _checked(post, post.bytes_base64)
-        async with plane.database.connection() as conn:
+        async with plane.outside.connection() as conn:
             await garbage.note(conn, ref.digest)
         try:
             await plane.blobs.put(post.bytes_base64, ref.digest)
@@ -91,7 +92,7 @@ async def delete(call: Call) -> ArtifactDeleted:
     async with plane.database.transaction() as conn:
         upload = await artifacts.delete(conn, call.owner_id, artifact_id)
     if upload is not None:
-        await plane.uploads.discard(upload)
+        await plane.after(partial(plane.uploads.discard, upload))
     plane.wrote()
     plane.garbage.set()
     return ArtifactDeleted(artifact_id=artifact_id)

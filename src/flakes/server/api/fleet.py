@@ -66,12 +66,12 @@ async def get_sandbox(call: Call) -> Sandbox:
 
 ENDPOINTS = [
     Endpoint("POST", "/v1/hosts/setup", setup_host, HostSetupAnswer, HostSetup, status=201, tag="hosts",
-             errors=("limit_exceeded",)),
+             secret=True, errors=("limit_exceeded",)),
     Endpoint("GET", "/v1/hosts", list_hosts, Hosts, query=Page, tag="hosts"),
     Endpoint("GET", "/v1/hosts/{hostId}", get_host, Host, tag="hosts"),
     Endpoint("GET", "/v1/hosts/{hostId}/pools", list_pools, HostPools, tag="hosts"),
     Endpoint("POST", "/v1/sandboxes", register_sandbox, SandboxPostAnswer, SandboxPost, status=201,
-             tag="sandboxes"),
+             secret=True, tag="sandboxes"),
     Endpoint("GET", "/v1/sandboxes", list_sandboxes, Sandboxes, query=Page, tag="sandboxes"),
     Endpoint("GET", "/v1/sandboxes/{sandboxId}", get_sandbox, Sandbox, tag="sandboxes"),
 ]  # fmt: skip

@@ -7,7 +7,8 @@ from typing import Any
 
 from flakes.server.operations.act import Act, Handler, perform
 from flakes.server.operations.table import HANDLERS
-from flakes.server.routing import Call, Endpoint
+from flakes.server.routing import Call, Endpoint, refusal
+from flakes.wire.errors import ApiError
 from flakes.wire.operations import OPERATIONS, Operation
 
 PATH = "/v1/sandboxes/{sandboxId}/assignments/{assignmentId}/operations/"
@@ -20,6 +21,7 @@ def _endpoint(name: str, operation: Operation, handler: Handler) -> Endpoint:
     return Endpoint(
         "POST", PATH + name, _route(name, operation, handler), operation.answer, operation.request,
         family="sandbox", tag="operations", errors=errors, body_max_bytes=operation.body_max_bytes,
+        waits=operation.waits,
     )  # fmt: skip
 
 
@@ -28,7 +30,13 @@ def _route(name: str, operation: Operation, handler: Handler) -> Callable[[Call]
         act = Act(
             call.plane, name, call.owner_id, call.path["sandboxId"], call.path["assignmentId"], call.body
         )
-        return await perform(handler, act)
+        try:
+            return await perform(handler, act)
+        except ApiError as error:
+            if error.code != "stale_assignment":
+                raise
+            # Not raised: that it was refused has been written down, and stays.
+            return refusal(error)
 
     route.__name__ = name.replace(".", "_")
     route.__doc__ = operation.summary

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import get_args
 
 import msgspec
+from starlette.responses import Response
 
 from flakes.core import limits
-from flakes.server.routing import Call, Endpoint, Page, bounded
+from flakes.server.routing import Call, Endpoint, Page, bounded, refusal
 from flakes.store import permissions
 from flakes.wire.codec import Issue
 from flakes.wire.errors import ApiError
@@ -53,7 +55,7 @@ async def of_task(call: Call) -> Permissions:
     return _page(found, limit)
 
 
-async def respond(call: Call) -> Permission:
+async def respond(call: Call) -> Permission | Response:
     """Answer a permission request; the first answer counts."""
     plane, body = call.plane, call.body
     permission_id = call.path["permissionRequestId"]
@@ -62,9 +64,10 @@ async def respond(call: Call) -> Permission:
             conn, call.owner_id, call.path["taskId"], permission_id, body.decision, body.reason
         )
     plane.wrote()
-    plane.answers.publish(permission_id)
+    await plane.after(partial(plane.answers.publish, permission_id))
     if answered.refusal is not None:
-        raise answered.refusal
+        # Not raised: finding the request overdue has decided it, and that stays.
+        return refusal(answered.refusal)
     return answered.permission
 
 

@@ -7,7 +7,7 @@ import msgspec
 from flakes.server.routing import Answer, Call, Endpoint, bounded
 from flakes.store import admission, interventions, runs, tasks
 from flakes.wire.errors import ApiError
-from flakes.wire.runs import GraphPost, Run, RunPut, Runs, RunWithTasks
+from flakes.wire.runs import GraphPost, Run, RunDeleted, RunPut, Runs, RunWithTasks
 from flakes.wire.tasks import Admit, Reason
 
 
@@ -18,13 +18,6 @@ class RunsQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
     cursor: str | None = None
     state: str | None = None
     project_key: str | None = None
-
-
-class Deleted(msgspec.Struct, frozen=True, rename="camel"):
-    """Answer of a delete."""
-
-    status: str
-    run_id: str
 
 
 async def put(call: Call) -> Answer:
@@ -110,25 +103,29 @@ async def retry(call: Call) -> Run:
         return await runs.get(conn, call.owner_id, done.run_id)
 
 
-async def delete(call: Call) -> Deleted:
-    """Delete a run and its history; refused while any of its tasks lives."""
+async def delete(call: Call) -> Answer:
+    """Delete a run and its history; a live one is cancelled first, and goes when nothing of it lives."""
     async with call.plane.database.transaction() as conn:
-        run_id = await runs.delete(conn, call.owner_id, call.path["run"])
-    call.plane.wrote()
-    return Deleted("deleted", run_id)
+        done, gone = await interventions.delete_run(conn, call.owner_id, call.path["run"])
+    call.plane.deliver(done, "the run is deleted")
+    if gone:
+        call.plane.garbage.set()
+        return Answer(RunDeleted(status="deleted", run_id=done.run_id))
+    call.plane.sweep.set()
+    return Answer(RunDeleted(status="deleting", run_id=done.run_id), 202)
 
 
 ENDPOINTS = [
     Endpoint("GET", "/v1/runs", page, Runs, query=RunsQuery, tag="runs"),
     Endpoint("PUT", "/v1/runs/{run}", put, Run, RunPut, tag="runs", creates=True,
-             errors=("limit_exceeded", "run_conflict", "project_archived")),
+             errors=("limit_exceeded", "run_conflict", "run_deleting", "project_archived")),
     Endpoint("GET", "/v1/runs/{run}", get, Run, tag="runs"),
-    Endpoint("DELETE", "/v1/runs/{run}", delete, Deleted, tag="runs", errors=("run_not_terminal",)),
+    Endpoint("DELETE", "/v1/runs/{run}", delete, RunDeleted, tag="runs", accepts=True),
     Endpoint("POST", "/v1/runs/{run}/graph", graph, RunWithTasks, GraphPost, tag="runs", creates=True,
-             errors=("graph_invalid", "limit_exceeded", "run_conflict", "run_closed", "project_archived")),
+             errors=("graph_invalid", "limit_exceeded", "run_conflict", "run_closed", "run_deleting", "project_archived")),
     Endpoint("POST", "/v1/runs/{run}/tasks/admit", admit, RunWithTasks, Admit, tag="runs",
-             errors=("graph_invalid", "run_closed")),
+             errors=("graph_invalid", "run_closed", "run_deleting")),
     Endpoint("POST", "/v1/runs/{run}/close", close, Run, Reason, tag="runs"),
     Endpoint("POST", "/v1/runs/{run}/cancel", cancel, Run, Reason, status=202, tag="runs"),
-    Endpoint("POST", "/v1/runs/{run}/retry", retry, Run, Reason, tag="runs"),
+    Endpoint("POST", "/v1/runs/{run}/retry", retry, Run, Reason, tag="runs", errors=("run_deleting",)),
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from flakes.core import limits
+from flakes.server.api import log_following
 from flakes.server.routing import Answer, Call, Endpoint, bounded
 from flakes.store import admission, events, explanations, interventions, logs, tasks
 from flakes.store.blobs import BlobError
@@ -31,12 +32,13 @@ class TaskQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
 
 
 class LogsQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """Query of logs: from a cursor, or the last `tail` lines."""
+    """Query of logs: from a cursor, or the last `tail` lines; with `follow` as a stream to the task's end."""
 
     after: str | None = None
     limit: int = 100
     tail: int | None = None
     channel: str | None = None
+    follow: bool = False
 
 
 class ActivityQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -113,8 +115,8 @@ async def output(call: Call) -> Response:
     return StreamingResponse(call.plane.blobs.get(chosen.digest), 200, headers, media)
 
 
-async def read_logs(call: Call) -> Logs:
-    """Read log lines of all attempts, by cursor or from the end."""
+async def read_logs(call: Call) -> Logs | StreamingResponse:
+    """Read log lines of all attempts, by cursor or from the end; or follow them (`follow=1`, as SSE)."""
     query: LogsQuery = call.query
     limit = bounded(query.limit, limits.LOG_PAGE_LENGTH_MAX)
     if query.tail is not None and query.after is not None:
@@ -122,6 +124,9 @@ async def read_logs(call: Call) -> Logs:
     if query.channel not in (None, "stdout", "stderr", "system"):
         raise ApiError("invalid_request", f"unknown channel {query.channel!r}", "one of stdout, stderr, system")
     task_id = call.path["taskId"]
+    if query.follow:
+        tail = None if query.tail is None else bounded(query.tail, limits.LOG_PAGE_LENGTH_MAX)
+        return await log_following.follow(call, task_id, query.after, tail, query.channel)
     async with call.plane.database.connection() as conn:
         await tasks.require(conn, call.owner_id, task_id)
         if query.tail is not None:
@@ -170,16 +175,16 @@ ENDPOINTS = [
     Endpoint("GET", "/v1/runs/{run}/tasks", page, Tasks, query=TasksQuery, tag="tasks"),
     Endpoint("PUT", "/v1/runs/{run}/tasks/{taskKey}", save, Task, TaskDefinition, tag="tasks",
              creates=True,
-             errors=("task_admitted", "run_closed", "limit_exceeded")),
+             errors=("task_admitted", "run_closed", "run_deleting", "limit_exceeded")),
     Endpoint("GET", "/v1/runs/{run}/tasks/{taskKey}", get_by_key, TaskDetail, query=TaskQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}", get, TaskDetail, query=TaskQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}/result", result, TaskResult, tag="tasks",
              errors=("result_not_ready",)),
     Endpoint("GET", "/v1/tasks/{taskId}/outputs/{outputKey}", output, bytes, tag="tasks",
              errors=("result_not_ready", "storage_full")),
-    Endpoint("GET", "/v1/tasks/{taskId}/logs", read_logs, Logs, query=LogsQuery, tag="tasks"),
+    Endpoint("GET", "/v1/tasks/{taskId}/logs", read_logs, Logs, query=LogsQuery, tag="tasks", streams=True),
     Endpoint("GET", "/v1/tasks/{taskId}/activity", activity, Events, query=ActivityQuery, tag="tasks"),
     Endpoint("POST", "/v1/tasks/{taskId}/cancel", cancel, Task, Reason, status=202, tag="tasks"),
     Endpoint("POST", "/v1/tasks/{taskId}/retry", retry, Task, Reason, tag="tasks",
-             errors=("task_not_retryable",)),
+             errors=("task_not_retryable", "run_deleting")),
 ]  # fmt: skip

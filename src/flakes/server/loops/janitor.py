@@ -1,23 +1,23 @@
-"""The janitor: removes what nobody waits for, or refers to, any more. Runs on the leader, when something
-was deleted and every few minutes.
+"""The janitor: finishes deletions, and removes what is kept for a day only.
 
-Abandoned uploads go with their artifacts, bytes whose upload is gone go alone, and blobs by the rule of
-`store.garbage`.
+Deletions are finished under the lock of their run, so any replica may do it, and the one that took the
+request does; what is old goes on the leader. Woken by a delete; otherwise it looks once a minute, so that it costs nothing
+while nothing happens.
+While runs wait for their last tasks to end it looks twice a second.
 """
 
 from __future__ import annotations
-
-from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
-from flakes.store import artifacts, garbage
+from flakes.store import idempotency, runs
 
-INTERVAL_S = 300.0
-NOT_LEADING_S = 5.0
-BATCH = 100
+INTERVAL_S = 60.0
+WAITING_S = 0.5
+DELETED_EVENTS_KEPT_S = 24 * 3600.0
+"""How long the events of a deleted run stay for those who follow it."""
 
 log = structlog.get_logger()
 
@@ -30,51 +30,19 @@ class Janitor:
         self._leadership = leadership
 
     async def run_once(self) -> float | None:
-        """One round over everything."""
-        if self._leadership.term() is None:
-            return NOT_LEADING_S
-        abandoned = await self._abandon()
-        orphans = await self._remove_orphans()
-        before = datetime.now(UTC) - timedelta(seconds=artifacts.ABANDONED_AFTER_S)
-        broken = await self._plane.blobs.sweep_uploads(before)
-        blobs = await self._collect()
-        if abandoned or orphans or broken or blobs:
-            log.info("janitor", abandoned=abandoned, orphans=orphans, broken=broken, blobs=blobs)
+        """One pass; soon again while anything is left to do."""
+        database = self._plane.database
+        async with database.transaction() as conn:
+            deleted, waiting = await runs.finish_deletes(conn)
+        if deleted:
+            log.info("janitor.deleted", runs=deleted)
+            self._plane.wrote()
+            self._plane.garbage.set()
+        forgotten = 0
+        if self._leadership.term() is not None:
+            async with database.connection() as conn:
+                forgotten = await idempotency.forget(conn)
+                forgotten += await runs.forget_deleted(conn, DELETED_EVENTS_KEPT_S)
+        if waiting or deleted or forgotten:
+            return WAITING_S
         return None
-
-    async def _abandon(self) -> int:
-        plane, count = self._plane, 0
-        while True:
-            async with plane.database.transaction() as conn:
-                gone = await artifacts.abandon(conn, artifacts.ABANDONED_AFTER_S, BATCH)
-            for upload in gone:
-                await plane.uploads.discard(upload)
-            count += len(gone)
-            if gone:
-                plane.wrote()
-            if len(gone) < BATCH:
-                return count
-
-    async def _remove_orphans(self) -> int:
-        """Uploads that lost their artifact with its run, or whose removal was cut short. Listed before
-        they are looked up, so one that begins meanwhile is not among them."""
-        plane, count = self._plane, 0
-        names = await plane.uploads.names()
-        for at in range(0, len(names), BATCH):
-            some = names[at : at + BATCH]
-            async with plane.database.connection() as conn:
-                known = await artifacts.known_uploads(conn, some)
-            for name in some:
-                if name not in known:
-                    await plane.uploads.remove(name)
-                    count += 1
-        return count
-
-    async def _collect(self) -> int:
-        plane, count = self._plane, 0
-        while True:
-            async with plane.database.transaction() as conn:
-                seen, deleted = await garbage.collect(conn, plane.blobs)
-            count += deleted
-            if seen < garbage.BATCH:
-                return count

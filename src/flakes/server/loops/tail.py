@@ -28,7 +28,7 @@ class Tail:
     async def run_once(self) -> float | None:
         """Wake whoever has news since the last pass."""
         plane = self._plane
-        if not plane.subscriptions:
+        if not plane.subscriptions and not plane.log_readers:
             self._cursor = None
             return IDLE_S
         found = plane.changed.count != self._woken
@@ -38,12 +38,15 @@ class Tail:
                 self._cursor = await events.horizon(conn)
                 for owner_id, run_id in plane.subscriptions.scopes():
                     plane.subscriptions.publish(owner_id, run_id)
+                plane.log_readers.publish_all()
             more = True
             while more:
-                self._cursor, scopes, more = await events.tail(conn, self._cursor, PAGE)
-                found = found or bool(scopes)
-                for owner_id, run_id in scopes:
+                news = await events.tail(conn, self._cursor, PAGE)
+                self._cursor, more = news.cursor, news.more
+                found = found or bool(news.scopes)
+                for owner_id, run_id in news.scopes:
                     plane.subscriptions.publish(owner_id, run_id)
+                plane.log_readers.publish(news.task_ids)
         # Woken for an event that is not readable yet: somebody else's transaction is still open.
         self._rechecks = 0 if found else self._rechecks + 1
         if self._rechecks >= RECHECKS:

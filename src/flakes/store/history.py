@@ -1,0 +1,164 @@
+"""The whole story of a run as lines, read from one snapshot through server-side cursors.
+
+Memory is bounded by a fetch: rows come in small portions, whatever the size of the run. Every line is
+redacted here, so nothing of a run leaves through an export with a recognisable secret in it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from flakes.core.redaction import LineRedactor, redact, redact_value
+from flakes.store import runs
+from flakes.store.database import Connection, Query, literal, run
+from flakes.wire.codec import encode
+from flakes.wire.history import VERSION
+from flakes.wire.sandbox_stream import LogLine
+
+PART_BYTES: Final = 64 * 1024
+"""About how much is given out at once."""
+
+_SNAPSHOT = Query("set transaction isolation level repeatable read, read only")
+
+_TASKS = Query("""
+    select t.task_id, t.task_key, t.status, t.title, t.adapter, t.optional, t.priority, t.attempt,
+           t.losses, t.created_at, t.admitted_at, t.queued_at, t.started_at, t.finished_at,
+           t.next_attempt_at, t.sandbox_id, t.cancel_requested_at is not null, t.error, p.definition,
+           (select array_agg(s.task_key order by s.task_key) from task_dependencies d
+            join tasks s on s.task_id = d.depends_on where d.task_id = t.task_id)
+    from tasks t join task_payloads p on p.task_id = t.task_id
+    where t.run_id = %(run_id)s order by t.task_id""")
+
+_ATTEMPTS = Query("""
+    select t.task_id, t.task_key, a.assignment_id, a.attempt, a.sandbox_id, a.state, a.offered_at,
+           a.accepted_at, a.ended_at, a.reason
+    from tasks t join assignments a on a.task_id = t.task_id
+    where t.run_id = %(run_id)s order by a.assignment_id""")
+
+_EVENTS = Query("""
+    select e.transaction_id, e.event_id, e.type, e.at, e.task_id, t.task_key, e.data
+    from events e left join tasks t on t.task_id = e.task_id
+    where e.run_id = %(run_id)s order by e.transaction_id, e.event_id""")
+
+_LOGS = Query("""
+    select t.task_id, t.task_key, a.attempt, c.assignment_id, c.first_line, c.line_count,
+           c.dropped_bytes, c.lines::text
+    from tasks t join assignments a on a.task_id = t.task_id
+    join log_chunks c on c.assignment_id = a.assignment_id
+    where t.run_id = %(run_id)s order by c.assignment_id, c.first_line""")
+
+_RESULTS = Query("""
+    select t.task_id, t.task_key, t.status, s.assignment_id, s.result
+    from tasks t join task_results s on s.task_id = t.task_id
+    where t.run_id = %(run_id)s order by t.task_id""")
+
+_lines = msgspec.json.Decoder(list[LogLine])
+
+
+async def export(conn: Connection, owner_id: str, reference: str) -> AsyncIterator[bytes]:
+    """The lines of a run, in parts of about 64 KiB that end with a line.
+
+    `conn` is at the very start of a transaction, which becomes read-only and sees one moment.
+    """
+    await run(conn, _SNAPSHOT)
+    found = await runs.get(conn, owner_id, reference)
+    part = bytearray(_line("run", redact_value(msgspec.to_builtins(found))))
+    params = {"run_id": found.run_id}
+    for query, portion, lines_of in _sections():
+        async with conn.cursor(name="history") as cursor:
+            await cursor.execute(literal(query), params)
+            while fetched := await cursor.fetchmany(portion):
+                for row in fetched:
+                    part += lines_of(row)
+                    if len(part) >= PART_BYTES:
+                        yield bytes(part)
+                        part.clear()
+    if part:
+        yield bytes(part)
+
+
+def _task(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, status, title, adapter, optional, priority, attempt, losses, created, admitted,
+     queued, started, finished, next_attempt, sandbox_id, cancelled, error, definition,
+     depends_on) = row  # fmt: skip
+    return _line("task", {
+        "taskId": task_id, "taskKey": key, "status": status, "title": redact(title), "adapter": adapter,
+        "optional": optional, "priority": priority, "attempt": attempt, "losses": losses,
+        "dependsOn": depends_on or [], "createdAt": created, "admittedAt": admitted,
+        "queuedAt": queued, "startedAt": started, "finishedAt": finished,
+        "nextAttemptAt": next_attempt, "sandboxId": sandbox_id, "cancelRequested": cancelled,
+        "error": redact_value(error), "definition": redact_value(definition),
+    })  # fmt: skip
+
+
+def _attempt(row: tuple[Any, ...]) -> bytes:
+    task_id, key, assignment_id, attempt, sandbox_id, state, offered, accepted, ended, reason = row
+    return _line("attempt", {
+        "taskId": task_id, "taskKey": key, "assignmentId": assignment_id, "attempt": attempt,
+        "sandboxId": sandbox_id, "state": state, "offeredAt": offered, "acceptedAt": accepted,
+        "endedAt": ended, "reason": redact_value(reason),
+    })  # fmt: skip
+
+
+def _event(row: tuple[Any, ...]) -> bytes:
+    transaction, event_id, type_, at, task_id, key, data = row
+    return _line("event", {
+        "cursor": f"{transaction}-{event_id}", "event": type_, "at": at, "taskId": task_id,
+        "taskKey": key, "data": redact_value(data or {}),
+    })  # fmt: skip
+
+
+class _Logs:
+    """Lines of log chunks. Chunks come attempt by attempt, so one attempt's redactors are kept."""
+
+    def __init__(self) -> None:
+        self._assignment_id = ""
+        self._redactors: defaultdict[str, LineRedactor] = defaultdict(LineRedactor)
+
+    def __call__(self, row: tuple[Any, ...]) -> bytes:
+        task_id, key, attempt, assignment_id, first_line, line_count, dropped_bytes, text = row
+        if assignment_id != self._assignment_id:
+            self._assignment_id = assignment_id
+            self._redactors.clear()
+        lines = _lines.decode(text)
+        texts: list[str] = [""] * len(lines)
+        for channel in {line.channel for line in lines}:
+            chosen = [n for n, line in enumerate(lines) if line.channel == channel]
+            kept = self._redactors[channel].lines([lines[n].text for n in chosen])
+            for n, redacted in zip(chosen, kept, strict=True):
+                texts[n] = redacted
+        first = first_line if dropped_bytes is None else first_line + line_count - 1
+        return b"".join(
+            _line("log", {
+                "taskId": task_id, "taskKey": key, "attempt": attempt, "assignmentId": assignment_id,
+                "cursor": f"{assignment_id}:{first + offset}", "channel": line.channel,
+                "at": datetime.fromtimestamp(line.at_ms / 1000, UTC), "text": texts[offset],
+            })
+            for offset, line in enumerate(lines)
+        )  # fmt: skip
+
+
+def _result(row: tuple[Any, ...]) -> bytes:
+    task_id, key, status, assignment_id, result = row
+    return _line("result", {
+        "taskId": task_id, "taskKey": key, "status": status, "assignmentId": assignment_id,
+        **redact_value(result),
+    })  # fmt: skip
+
+
+def _line(type_: str, fields: Mapping[str, Any]) -> bytes:
+    return encode({"version": VERSION, "type": type_, **fields}) + b"\n"
+
+
+def _sections() -> Iterable[tuple[Query, int, Callable[[tuple[Any, ...]], bytes]]]:
+    """What follows the run's own line: the statement, rows a fetch (by how large one can be), the form."""
+    yield _TASKS, 50, _task
+    yield _ATTEMPTS, 500, _attempt
+    yield _EVENTS, 500, _event
+    yield _LOGS, 10, _Logs()
+    yield _RESULTS, 50, _result

@@ -1,0 +1,22 @@
+"""`history.jsonl`: the form of its lines.
+
+One JSON object a line. Every line has `version` (of this form) and `type`; the types come in this order:
+
+- `run` (one): the run as the API shows it.
+- `task`: the task as it stands, with its definition and the keys it depends on.
+- `attempt`: one assignment of a task.
+- `event`: one entry of the event log; its own type is in `event`.
+- `log`: one line that a task printed.
+- `result`: what a task left behind; outputs by digest, small ones with their text.
+
+All lines are of one moment. Times are RFC 3339 in UTC. Secrets of known shapes are replaced by
+`[redacted]`. Readers skip types that they do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+VERSION: Final = 1
+MEDIA_TYPE: Final = "application/x-ndjson"
+TYPES: Final = ("run", "task", "attempt", "event", "log", "result")
