@@ -119,11 +119,11 @@ class Simulation:
         choices: list[tuple[int, str, Callable[[], Awaitable[None]]]] = [
             (40, "job", self._job), (14, "commit", self._commit), (14, "read", self._read),
             (14, "receive", self._receive), (12, "send", self._send), (10, "finish", self._finish),
-            (10, "connect", self._connect), (9, "schedule", self._schedule), (4, "reap", self._reap),
+            (10, "connect", self._connect), (9, "schedule", self._schedule), (8, "reap", self._reap),
             (2, "heartbeat", self._heartbeat), (3, "intervene", self._intervene),
             (2, "submit", self._submit), (2, "due", self._due), (1, "offer again", self._offer_again),
-            (1, "send again", self._send_again), (2, "cut", self._cut), (2, "silence", self._silence),
-            (2, "age an offer", self._age_an_offer), (2, "crash a sandbox", self._crash_daemon),
+            (1, "send again", self._send_again), (2, "cut", self._cut), (4, "silence", self._silence),
+            (6, "age an offer", self._age_an_offer), (2, "crash a sandbox", self._crash_daemon),
             (4, "restart a sandbox", self._restart_daemon), (1, "crash the plane", self._crash_plane),
             (6, "start the plane", self._start_plane), (1, "zombie", self._zombie),
         ]  # fmt: skip

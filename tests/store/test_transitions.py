@@ -289,13 +289,16 @@ async def test_f16_many_ends_at_the_same_instant(database: str, count: int) -> N
         assert len(offers) == count
         ready = asyncio.Barrier(count)
 
-        async def finish(offer: Offer) -> int:
+        async def take_a_connection() -> None:
             async with world.db.connection():
-                await ready.wait()  # as many connections as ends
+                await ready.wait()  # until there are as many connections as ends
+
+        async def finish(offer: Offer) -> int:
             applied = await world.apply(end(offer))
             assert applied.stale == set()
             return applied.ready
 
+        await asyncio.gather(*(take_a_connection() for _ in offers))
         started = time.perf_counter()
         freed = await asyncio.gather(*(finish(offer) for offer in offers))
         took_s = time.perf_counter() - started
