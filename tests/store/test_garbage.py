@@ -25,6 +25,9 @@ NAMING_COLUMNS = {
     ("blob_notes", "digest"): "the notes themselves",
     ("runs", "definition_digest"): "no blob: of the run's definition",
     ("run_graphs", "digest"): "no blob: of a graph's definition",
+    ("permissions", "asked_digest"): "no blob: of a question",
+    ("idempotency_keys", "key_digest"): "no blob: of a key",
+    ("idempotency_keys", "body_digest"): "no blob: of a request",
 }
 
 
