@@ -17,6 +17,7 @@ from flakes.wire.host_stream import Launch, LeaseResult
 from flakes.wire.sandbox_stream import Accepted
 
 NOT_REACHABLE = {
+    "needs_input": "reached in test_permissions",
     "wait_pending": "no task can wait for anything yet",
     "project_not_bound": "every pool of an automatically bound host serves every project",
 }

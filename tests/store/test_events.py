@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from flakes.core.task import Outcome
-from flakes.store import events, runs
+from flakes.store import events, interventions
 from flakes.store.database import Connection, Query, run
 from flakes.store.events import Cursor
 from flakes.wire.errors import ApiError
@@ -120,16 +120,16 @@ async def test_tail_names_whoever_has_news(world: World) -> None:
     await world.settled()
     async with world.db.connection() as conn:
         start = await events.horizon(conn)
-        assert await events.tail(conn, start, 100) == (start, set(), False)
+        assert await events.tail(conn, start, 100) == events.News(start, set(), set(), more=False)
     run_id = await world.submit("run", task("a"))
     async with world.db.connection() as conn:
         await write(conn, world, "fleet")
         await world.settled()
-        cursor, scopes, more = await events.tail(conn, start, 100)
-        assert scopes == {(world.owner_id, run_id), (world.owner_id, None)}
-        assert not more
-        assert cursor > start
-        assert (await events.tail(conn, start, 2))[2]
+        news = await events.tail(conn, start, 100)
+        assert news.scopes == {(world.owner_id, run_id), (world.owner_id, None)}
+        assert not news.more
+        assert news.cursor > start
+        assert (await events.tail(conn, start, 2)).more
 
 
 async def test_pages_of_one_run_and_one_task(world: World) -> None:
@@ -176,7 +176,7 @@ async def test_events_outlive_their_run(world: World) -> None:
     (offer,) = await world.start()
     await world.apply(end(offer))
     async with world.db.transaction() as conn:
-        await runs.delete(conn, world.owner_id, "run")
+        await interventions.delete_run(conn, world.owner_id, "run")
     await world.settled()
     async with world.db.connection() as conn:
         left = await events.read(conn, world.owner_id, (0, 0), 100, run_id=run_id)

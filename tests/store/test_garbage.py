@@ -26,6 +26,8 @@ NAMING_COLUMNS = {
     ("runs", "definition_digest"): "no blob: of the run's definition",
     ("run_graphs", "digest"): "no blob: of a graph's definition",
     ("permissions", "asked_digest"): "no blob: of a question",
+    ("idempotency_keys", "key_digest"): "no blob: of a key",
+    ("idempotency_keys", "body_digest"): "no blob: of a request",
 }
 
 

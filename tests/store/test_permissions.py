@@ -12,7 +12,7 @@ import pytest
 
 from flakes.core import limits
 from flakes.core.task import Outcome
-from flakes.store import explanations, permissions, runs, tasks
+from flakes.store import explanations, interventions, permissions, tasks
 from flakes.store.permissions import Answered
 from flakes.wire.errors import ApiError
 from flakes.wire.permissions import Decision, Permission
@@ -175,7 +175,7 @@ async def test_a_deleted_run_leaves_nothing(stage: Stage) -> None:
     await stage.ask(task)
     await stage.end(task)
     async with stage.db.transaction() as conn:
-        await runs.delete(conn, stage.owner_id, task.run_id)
+        await interventions.delete_run(conn, stage.owner_id, task.run_id)
     assert await stage.all("select count(*) from permissions") == [(0,)]
 
 

@@ -16,7 +16,7 @@ from flakes.core.task import Outcome
 from flakes.server.operations.act import Act
 from flakes.server.operations.table import HANDLERS
 from flakes.server.plane import Plane
-from flakes.store import accounts, fences, reservations, runs, transitions, workpads
+from flakes.store import accounts, fences, interventions, reservations, transitions, workpads
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Connection, Database, Query, row, rows, run
 from flakes.store.fences import Holder
@@ -361,7 +361,7 @@ async def test_deleting_a_run_leaves_nothing_of_it(world: World) -> None:
     async with world.db.pipelined() as conn:
         await transitions.apply(conn, [End(h.assignment_id, None, Outcome.FAILED) for h in (first, second)])
     async with world.db.transaction() as conn:
-        await runs.delete(conn, world.owner_id, world.run_id)
+        await interventions.delete_run(conn, world.owner_id, world.run_id)
     for table in ("workpads", "workpad_versions", "file_reservations"):
         assert await world.all(f"select 1 from {table}") == [], table
 

@@ -119,7 +119,7 @@ async def append(
     kept_bytes: int = limits.TASK_LOG_SIZE_BYTES_MAX,
 ) -> Appended:
     """Append (sandbox id, lines) pairs, and drop what a task may not keep. In one transaction."""
-    lines = [encode(c.lines).decode().replace("\\u0000", "\\ufffd") for _, c in chunks]
+    lines = [encode(c.lines).decode() for _, c in chunks]
     allowed = await rows(conn, _APPEND, {
         "assignment_ids": [c.assignment_id for _, c in chunks],
         "first": [c.first_line for _, c in chunks],

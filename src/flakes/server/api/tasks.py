@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
@@ -103,7 +105,9 @@ async def output(call: Call) -> Response:
     media = "application/json" if chosen.kind == "json" else "text/plain; charset=utf-8"
     headers = {"X-Content-Type-Options": "nosniff"}
     if chosen.text is not None:
-        return Response(chosen.text.encode(), 200, headers, media)
+        content = chosen.text.encode()
+        headers["ETag"] = f'"sha256:{hashlib.sha256(content).hexdigest()}"'
+        return Response(content, 200, headers, media)
     # What the sandbox said of size and digest was never held against the store.
     try:
         headers["Content-Length"] = str(await call.plane.blobs.size(chosen.digest))
