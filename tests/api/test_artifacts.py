@@ -586,7 +586,7 @@ def test_an_abandoned_upload_is_removed_after_a_day(server: Server, api: Api) ->
     assert partial_files(server, old) == []
     assert state(api, fresh)["offset"] == 3
     assert state(api, done)["state"] == "ready"
-    gone = [e for e in api.activity(task_id) if e["type"] == "artifact.deleted"]
+    gone = [e for e in api.activity(task_id, "artifact.deleted") if e["type"] == "artifact.deleted"]
     assert [e["data"] for e in gone] == [{"artifactId": old, "reason": "abandoned"}]
     assert garbage.INTERVAL_S <= 3600
 

@@ -49,7 +49,7 @@ def test_a_message_reaches_the_sandbox_and_its_states_come_back(api: Api) -> Non
             assert listed(api, given.task_id) == [("more to the left", now)]
         (message,) = api.get(f"/v1/tasks/{given.task_id}/messages").ok()["messages"]
         assert message["createdAt"] <= message["deliveredAt"] <= message["consumedAt"]
-        told = [e["type"] for e in api.activity(given.task_id) if e["type"].startswith("message.")]
+        told = [e["type"] for e in api.activity(given.task_id, "message.consumed") if e["type"].startswith("message.")]
         assert told == ["message.queued", "message.delivered", "message.consumed"]
 
 
@@ -83,7 +83,8 @@ def test_a_message_to_a_finished_task_is_refused_and_one_left_behind_is_undelive
     with running(api) as (peer, given, _, _):
         send(api, given.task_id)
         peer.finish(given.assignment_id)
-        (left,) = [e for e in api.activity(given.task_id) if e["type"] == "message.undeliverable"]
+        undeliverable = "message.undeliverable"
+        (left,) = [e for e in api.activity(given.task_id, undeliverable) if e["type"] == undeliverable]
         assert "the attempt ended (succeeded)" in left["data"]["reason"]
         refused = api.post(f"/v1/tasks/{given.task_id}/messages", {"mode": "steer", "message": "x"})
         assert refused.refused("task_not_running")["status"] == "SUCCEEDED"

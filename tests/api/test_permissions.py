@@ -145,7 +145,7 @@ def test_nobody_answers(api: Api, asker: Asker) -> None:
     found = asker.status(asked, 20)
     assert (found["status"], found["decision"]) == ("expired", "approved")
     respond(api, asked, "denied").refused("permission_already_responded")
-    (told,) = [e for e in api.activity(asked["taskId"]) if e["type"] == "permission.expired"]
+    (told,) = [e for e in api.activity(asked["taskId"], "permission.expired") if e["type"] == "permission.expired"]
     assert told["data"]["decision"] == "approved"
 
 
