@@ -78,7 +78,7 @@ def test_from_the_question_to_the_answer(api: Api, asker: Asker) -> None:
     assert api.explained(asked["taskId"])["code"] == "running"
     refused = respond(api, asked).refused("permission_already_responded")
     assert refused["permission"] == answered
-    told = [e for e in api.activity(asked["taskId"]) if e["type"].startswith("permission.")]
+    told = [e for e in api.activity(asked["taskId"], "permission.responded") if e["type"].startswith("permission.")]
     assert [e["type"] for e in told] == ["permission.requested", "permission.responded"]
     assert told[0]["data"]["prompt"] == "May I delete the branch?"
     assert (told[1]["data"]["decision"], told[1]["data"]["reason"]) == ("denied", "keep it")
