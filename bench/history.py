@@ -22,15 +22,15 @@ FILL = """
         insert into runs (run_id, owner_id, project_id, run_key, name, definition_digest, closed, state,
                           counts, completed_at)
         select 'run_0' || lpad(n::text, 25, '0'), owner_id, project_id, 'old-' || n, 'old', '', true,
-               'SUCCEEDED', array[0,0,0,0,0,%(per_run)s,0,0], now()
-        from owner, generate_series(%(first)s, %(last)s) n
+               'SUCCEEDED', array[0,0,0,0,0,%(per_run)s::integer,0,0], now()
+        from owner, generate_series(%(first)s::integer, %(last)s::integer) n
         returning run_id
     ), task as (
         insert into tasks (task_id, run_id, task_key, class_id, title, adapter, status, admitted_at,
                            finished_at)
         select 'task_0' || lpad(right(run_id, 12) || lpad(k::text, 5, '0'), 25, '0'), run_id, 't' || k,
                class_id, 'An old task', 'filled', 'SUCCEEDED', now(), now()
-        from run, class, generate_series(1, %(per_run)s) k
+        from run, class, generate_series(1, %(per_run)s::integer) k
         returning task_id, run_id
     ), payload as (
         insert into task_payloads (task_id, definition)

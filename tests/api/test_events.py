@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -16,8 +17,8 @@ from flakes.server.api.events import HEARTBEAT_S
 from flakes.wire.events import TYPES
 
 
-def save(api: Api, run: str, key: str) -> None:
-    api.put(f"/v1/runs/{run}/tasks/{key}", task(key)).ok(201)
+def save(api: Api, run: str, key: str) -> Any:
+    return api.put(f"/v1/runs/{run}/tasks/{key}", task(key)).ok(201)
 
 
 def order(seen: list[Seen]) -> list[tuple[int, int]]:
@@ -124,7 +125,8 @@ def test_resuming_with_either_form_of_the_cursor(api: Api) -> None:
 
 def test_from_now_and_from_everything(api: Api) -> None:
     run = api.run()["runId"]
-    save(api, run, "before")
+    before = save(api, run, "before")
+    api.activity(before["taskId"], having="task.saved")  # "now" is after what can be read
     with following(api, runId=run, after="now") as of_run, following(api) as of_account:
         save(api, run, "after")
         assert of_run.next().data["taskKey"] == "after"
