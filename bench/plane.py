@@ -58,8 +58,22 @@ class Plane:
 
     def cpu_s(self) -> float:
         """Processor time of the server process so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return _ticks(self.process.pid, 11, 12) / os.sysconf("SC_CLK_TCK")
+
+    def postgres_cpu_s(self) -> float:
+        """Processor time of PostgreSQL so far: its processes that live, and those that have ended."""
+        postmaster = int((self.directory / "postgresql/data/postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        ticks = _ticks(postmaster, 11, 12, 13, 14) + sum(_ticks(int(pid), 11, 12) for pid in children)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int, *fields: int) -> int:
+    """Sum of counters of `/proc/PID/stat`, counted from the field after the name."""
+    with contextlib.suppress(OSError):
+        counted = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return sum(int(counted[field]) for field in fields)
+    return 0
 
 
 @contextlib.contextmanager

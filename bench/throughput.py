@@ -28,7 +28,7 @@ def submit(server: Plane, key: str, body: list[dict[str, object]]) -> float:
 
 def run_once(server: Plane, fleet: Fleet, key: str, count: int) -> dict[str, float]:
     """Admit `count` tasks and wait until every result is acknowledged (two messages a task)."""
-    cpu = server.cpu_s()
+    cpu, postgres_cpu = server.cpu_s(), server.postgres_cpu_s()
     started = time.monotonic()
     admitted_s = submit(server, key, tasks(count))
     acked = 0
@@ -43,6 +43,7 @@ def run_once(server: Plane, fleet: Fleet, key: str, count: int) -> dict[str, flo
     return {
         "tasks_per_s": round(count / elapsed_s, 1), "elapsed_s": round(elapsed_s, 3),
         "admit_s": round(admitted_s, 3), "server_cpu_s": round(server.cpu_s() - cpu, 2),
+        "postgres_cpu_s": round(server.postgres_cpu_s() - postgres_cpu, 2),
         "server_mib": round(server.memory_mib(), 1),
     }  # fmt: skip
 

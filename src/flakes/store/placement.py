@@ -90,8 +90,9 @@ _CLASSES = Query("""
     select class_id, owner_id, project_id, adapter, capabilities from task_classes
     where class_id = any(%(class_ids)s)""")
 
+# Free slots are counted once a sandbox (materialized), not once for each task that is to go there.
 _CLAIM = Query("""
-    with room as (
+    with room as materialized (
         select s.sandbox_id, s.max_concurrency - (
             select count(*) from assignments a where a.sandbox_id = s.sandbox_id and a.live
         ) as free
@@ -118,8 +119,9 @@ _CLAIM = Query("""
         returning task_id, run_id
     )
     insert into assignments (assignment_id, task_id, run_id, sandbox_id, attempt, state)
-    select w.assignment_id, w.task_id, t.run_id, w.sandbox_id, k.attempt, 'offered'
-    from want w join taken t on t.task_id = w.task_id join tasks k on k.task_id = w.task_id
+    select w.assignment_id, w.task_id, t.run_id, w.sandbox_id,
+           (select attempt from tasks k where k.task_id = w.task_id), 'offered'
+    from want w join taken t on t.task_id = w.task_id
     returning assignment_id""")
 
 _NEXT_DELAYED = Query("""
