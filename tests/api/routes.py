@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from api.browser import Browser
 from api.caller import Answer, Api, name, task
 from api.following import following
 from api.peer import adapter, lines, sandbox
@@ -117,6 +118,7 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/hosts/setup"): lambda world: {"hostName": "h"},
     ("POST", "/v1/artifacts"): lambda world: {"kind": "file"},
     ("POST", "/v1/sandboxes"): lambda world: {"name": "s"},
+    ("POST", "/v1/auth/browser-link"): lambda world: {"code": "none.at-all"},
     ("POST", "/v1/tasks/{taskId}/messages"): lambda world: {"mode": "steer", "message": "left"},
     ("POST", RESPOND): lambda world: {"decision": "approved"},
     ("POST", PATH + "permission.status"): lambda world: {
@@ -340,6 +342,29 @@ def _setup(world: World, path: str) -> Answer:
 def _register(world: World, path: str) -> Answer:
     answer = world.api.post("/v1/sandboxes", {"name": "by hand"})
     assert answer.ok(201)["sandbox"]["liveness"] == "offline"
+    return answer
+
+
+@case("POST", "/v1/auth/browser-links")
+def _make_link(world: World, path: str) -> Answer:
+    answer = world.api.post(path)
+    assert {"code", "expiresAt"} == answer.ok(201).keys()
+    return answer
+
+
+@case("POST", "/v1/auth/browser-link")
+def _take_link(world: World, path: str) -> Answer:
+    answer = Browser(world.api.url).take_link(world.api)
+    assert answer.ok(200)["userId"] == world.api.get("/v1/me").ok()["userId"]
+    return answer
+
+
+@case("POST", "/v1/auth/sign-out")
+def _sign_out(world: World, path: str) -> Answer:
+    browser = Browser.of(world.api)
+    answer = browser.post(path)
+    assert answer.ok(200)["signedOut"] is True
+    browser.get("/v1/me").refused("unauthorized")
     return answer
 
 

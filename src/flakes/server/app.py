@@ -32,6 +32,7 @@ from flakes.server.api import (
     tasks,
     workpads,
 )
+from flakes.server.auth import browser
 from flakes.server.plane import Plane
 from flakes.server.routing import Endpoint, asgi, refusal
 from flakes.server.streams import hosts as host_stream
@@ -46,6 +47,7 @@ ENDPOINTS: list[Endpoint] = [
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
     *artifacts.ENDPOINTS, *observation.ENDPOINTS,
+    *browser.ENDPOINTS,
 ]  # fmt: skip
 
 LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>

@@ -86,6 +86,12 @@ class Plane:
         self._identities[token] = _Cached(identity, now + IDENTITY_CACHE_S)
         return identity
 
+    def forget(self, token_id: str) -> None:
+        """A token was revoked: this replica takes it no more, from now on."""
+        for token, cached in list(self._identities.items()):
+            if cached.identity.token_id == token_id:
+                del self._identities[token]
+
     async def end_attempts(self, ends: Sequence[End]) -> None:
         """The control plane itself ends attempts (lost, withdrawn)."""
         if ends:

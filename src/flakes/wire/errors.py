@@ -33,6 +33,7 @@ CODES: Final[dict[str, Code]] = {
     "invalid_request": Code(400, EXIT_USAGE, "The body, a path or a query parameter is not valid; `issues` says where."),
     "graph_invalid": Code(400, EXIT_USAGE, "Unknown dependency, self-dependency, duplicate key or cycle among the tasks."),
     "limit_exceeded": Code(400, EXIT_USAGE, "A documented limit would be broken; `limit` holds it."),
+    "code_invalid": Code(400, EXIT_NOT_SIGNED_IN, "The one-time code or link is wrong, used, expired, or was tried too often."),
     "unauthorized": Code(401, EXIT_NOT_SIGNED_IN, "No credential, or one that is unknown, expired or revoked."),
     "forbidden": Code(403, EXIT_USAGE, "The credential is valid but not for this."),
     "stale_assignment": Code(403, EXIT_USAGE, "The assignment is no longer the task's current one; nothing was changed."),

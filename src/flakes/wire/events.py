@@ -41,6 +41,8 @@ TYPES: Final[dict[str, str]] = {
     "project.created": "A project was created.",
     "project.updated": "A project's name or metadata changed.",
     "project.archived": "A project was archived.",
+    "session.started": "A browser or a command line signed in; data: sessionId, kind.",
+    "session.ended": "A sign-in ended: signed out, or revoked; data: sessionId, kind.",
     "host.online": "A host connected.",
     "host.offline": "A host's connection ended.",
     "sandbox.launching": "A sandbox was asked for; data: poolId, hostId.",

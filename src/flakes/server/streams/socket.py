@@ -33,7 +33,7 @@ async def authenticate(socket: WebSocket, plane: Plane, family: str, subject_id:
     """The identity behind the socket, which must be the very peer of the path; else refused with 401/403."""
     scheme, _, token = socket.headers.get("authorization", "").partition(" ")
     identity = await plane.identify(token) if scheme.lower() == "bearer" and token else None
-    if identity is None:
+    if identity is None or identity.kind == "browser":
         raise ApiError("unauthorized", "no valid credential", "send `Authorization: Bearer <token>`")
     if identity.family != family or identity.subject_id != subject_id:
         raise ApiError("forbidden", f"the credential is not the one of this {family}", "use its own")
