@@ -1,0 +1,76 @@
+"""What differs between two commits: paths, and patches that any git can apply."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from flakes.workspace.git import Git, encode
+
+Kind = Literal["added", "changed", "removed"]
+_KINDS: dict[str, Kind] = {"A": "added", "M": "changed", "T": "changed", "D": "removed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path that differs. The modes and ids of a side where it does not exist are zeros."""
+
+    path: str
+    kind: Kind
+    old_mode: str
+    new_mode: str
+    old_id: str
+    new_id: str
+
+
+def changes(git: Git, old: str, new: str) -> list[Change]:
+    """Paths that differ between two commits or trees, sorted; a rename is one removed and one added."""
+    return list(_parse(git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", old, new)))
+
+
+def _parse(raw: bytes) -> Iterator[Change]:
+    parts = iter(raw.split(b"\0"))
+    for meta in parts:
+        if not meta.startswith(b":"):
+            continue
+        old_mode, new_mode, old_id, new_id, letter = meta[1:].decode().split()
+        yield Change(
+            os.fsdecode(next(parts)), _KINDS[letter[0]], old_mode, new_mode, old_id, new_id
+        )
+
+
+def patch(git: Git, old: str, new: str, paths: Sequence[str] = ()) -> bytes:
+    """A patch from one commit to another, binary files included; of these exact paths only, when given."""
+    limited = ["--", *paths] if paths else []
+    return git.run("diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-textconv",
+                   "--no-ext-diff", old, new, *limited)  # fmt: skip
+
+
+def only(
+    git: Git, base: str, new: str, scope: Sequence[tuple[Literal["exact", "prefix"], str]]
+) -> str:
+    """The tree of `base` with the paths in `scope` as they are in `new`. Its index is a file of its own."""
+    assert git.index is not None, "use a scratch index"
+    wanted = [change for change in changes(git, base, new) if in_scope(change.path, scope)]
+    git.run("read-tree", base)
+    git.run(
+        "update-index",
+        "-z",
+        "--force-remove",
+        "--stdin",
+        stdin=[c.path for c in wanted if c.kind == "removed"],
+    )
+    lines = [f"{c.new_mode} {c.new_id}\t{c.path}" for c in wanted if c.kind != "removed"]
+    git.run("update-index", "-z", "--add", "--index-info", stdin=encode(lines))
+    return git.text("write-tree")
+
+
+def in_scope(path: str, scope: Sequence[tuple[Literal["exact", "prefix"], str]]) -> bool:
+    """Whether a selector covers the path; a prefix covers whole segments."""
+    return any(
+        path == selected
+        or (kind == "prefix" and (selected in ("", ".") or path.startswith(f"{selected}/")))
+        for kind, selected in scope
+    )

@@ -1,0 +1,185 @@
+"""Running git so that only what is asked for happens.
+
+No configuration but our own, no hook, filter, pager, helper, prompt or network. The one exception is
+`users`, for the few questions that only the user's own repository can answer.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+_ENVIRONMENT = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "LC_ALL": "C",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "HOME": "/nonexistent",
+}
+
+_SETTINGS = (
+    "core.fsmonitor=false",
+    f"core.hooksPath={os.devnull}",
+    f"core.attributesFile={os.devnull}",
+    "core.protectHFS=true",
+    "core.protectNTFS=true",
+    "core.quotePath=false",
+    "core.untrackedCache=false",
+    "core.compression=1",
+    "core.fsyncMethod=batch",
+    "diff.ignoreSubmodules=dirty",
+    "protocol.allow=never",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "submodule.recurse=false",
+    "diff.external=",
+    "advice.addEmbeddedRepo=false",
+)
+
+# Bytes in the tree are the bytes on disk: no line-end, keyword, encoding or filter conversion.
+_ATTRIBUTES = "* -text -eol -ident -filter -working-tree-encoding -export-subst\n"
+
+
+class WorkspaceError(Exception):
+    """What could not be done with files: a code of `wire.errors`, a sentence, a fix, and the paths it is about."""
+
+    def __init__(self, code: str, message: str, fix: str = "", paths: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.fix = fix
+        self.paths = tuple(paths)
+
+
+class GitFailed(Exception):  # noqa: N818 - a refusal
+    """git refused; the message is the end of what it said."""
+
+    def __init__(self, arguments: Sequence[str], code: int, said: bytes) -> None:
+        self.code = code
+        self.said = said.decode(errors="replace").strip()[-2_000:]
+        super().__init__(f"git {arguments[0]} ended with {code}: {self.said}")
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """A repository of ours; with `work_tree` and `index` when files are looked at."""
+
+    directory: Path
+    work_tree: Path | None = None
+    index: Path | None = None
+
+    @classmethod
+    def at(cls, directory: Path) -> Git:
+        """The bare repository at `directory`, made when absent."""
+        git = cls(directory)
+        if not (directory / "HEAD").exists():
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            git.run("init", "--quiet", "--bare", "--template=", str(directory))
+        attributes = directory / "info" / "attributes"
+        if not attributes.exists():
+            attributes.parent.mkdir(exist_ok=True)
+            attributes.write_text(_ATTRIBUTES)
+        return git
+
+    def over(self, work_tree: Path, index: Path) -> Git:
+        """The same repository, looking at the files in `work_tree` through `index`."""
+        return replace(self, work_tree=work_tree, index=index)
+
+    def run(
+        self, *arguments: str, stdin: bytes | Iterable[str] | None = None, good: Sequence[int] = (0,),
+        settings: Sequence[str] = (),
+    ) -> bytes:  # fmt: skip
+        """What the command printed. `stdin` is bytes, or strings that are each ended with a NUL byte.
+
+        Raises `GitFailed` when it ends with a status that is not `good`, `WorkspaceError` without git.
+        """
+        return self.status(*arguments, stdin=stdin, good=good, settings=settings)[1]
+
+    def status(
+        self, *arguments: str, stdin: bytes | Iterable[str] | None = None,
+        good: Sequence[int] = (0, 1), settings: Sequence[str] = (),
+    ) -> tuple[int, bytes]:  # fmt: skip
+        """The status of the command and what it printed."""
+        data = stdin if isinstance(stdin, bytes | None) else encode(stdin)
+        command = [*self._command(settings), *arguments]
+        done = _execute(command, data, os.environ | _ENVIRONMENT | self._places())
+        if done.returncode not in good:
+            raise GitFailed(arguments, done.returncode, done.stderr)
+        return done.returncode, done.stdout
+
+    def text(self, *arguments: str) -> str:
+        """What the command printed, as one stripped line of text."""
+        return self.run(*arguments).decode().strip()
+
+    def has(self, commit: str) -> bool:
+        """Whether the object is here."""
+        return self.status("cat-file", "-e", commit, good=(0, 1, 128))[0] == 0
+
+    def _command(self, settings: Sequence[str]) -> list[str]:
+        pairs = [part for setting in (*_SETTINGS, *settings) for part in ("-c", setting)]
+        return ["git", *pairs]
+
+    def _places(self) -> dict[str, str]:
+        places = {"GIT_DIR": str(self.directory)}
+        if self.work_tree is not None:
+            places["GIT_WORK_TREE"] = str(self.work_tree)
+        if self.index is not None:
+            places["GIT_INDEX_FILE"] = str(self.index)
+        return places
+
+
+def users(directory: Path, *arguments: str, good: Sequence[int] = (0,)) -> bytes:
+    """A question to the user's own repository at `directory`: reads only, and starts none of its programs."""
+    environment = os.environ | {
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C",
+    }
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        environment.pop(name, None)
+    safe = (
+        "-c",
+        "core.fsmonitor=false",
+        "-c",
+        f"core.hooksPath={os.devnull}",
+        "-c",
+        "core.quotePath=false",
+    )
+    done = _execute(["git", "-C", str(directory), *safe, *arguments], None, environment)
+    if done.returncode not in good:
+        raise GitFailed(arguments, done.returncode, done.stderr)
+    return done.stdout
+
+
+def encode(names: Iterable[str]) -> bytes:
+    """Names, each ended with a NUL byte; odd bytes of a file's name survive."""
+    return b"".join(os.fsencode(name) + b"\0" for name in names)
+
+
+def split(listed: bytes) -> list[str]:
+    """Names of a listing made with `-z`."""
+    return [os.fsdecode(name) for name in listed.split(b"\0") if name]
+
+
+def _execute(
+    command: Sequence[str], stdin: bytes | None, environment: dict[str, str]
+) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            command,
+            input=b"" if stdin is None else stdin,
+            capture_output=True,
+            env=environment,
+            check=False,
+        )
+    except FileNotFoundError as problem:
+        raise WorkspaceError(
+            "git_missing", "git is not installed, or not on PATH", "install git 2.38 or newer"
+        ) from problem

@@ -1,0 +1,40 @@
+"""Packs: what one commit has and others have not, as one file of bytes that any repository can take in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from flakes.workspace.git import Git, GitFailed, WorkspaceError
+
+
+def pack(git: Git, commit: str, *, without: Sequence[str] = (), to: Path) -> int:
+    """Write to the file `to` every object that `commit` reaches and none of `without` does; its size in bytes.
+
+    Complete in itself: no object is stored as a difference to one outside.
+    """
+    # Their trees by name too: git leaves out what an unrelated commit holds only when told so.
+    revisions = [
+        commit,
+        *(f"^{name}" for known in without for name in (known, f"{known}^{{tree}}")),
+    ]
+    data = git.run(
+        "pack-objects", "--stdout", "--revs", "--quiet", "--threads=1", "--delta-base-offset",
+        stdin=("\n".join(revisions) + "\n").encode(),
+    )  # fmt: skip
+    to.write_bytes(data)
+    return len(data)
+
+
+def unpack(git: Git, packs: Iterable[Path]) -> None:
+    """Take packs in. Every object is checked; raises `WorkspaceError` for bytes that are not a sound pack."""
+    for path in packs:
+        try:
+            with path.open("rb") as content:
+                git.run("index-pack", "--stdin", "--strict", "--threads=1", stdin=content.read())
+        except GitFailed as problem:
+            raise WorkspaceError(
+                "workspace_pack_damaged",
+                f"the pack {path.name} cannot be used: {problem.said}",
+                "upload it again",
+            ) from problem
