@@ -195,5 +195,5 @@ provider = "process"              # no isolation: tasks run as you
 adapter = "command"
 maxInstances = 1
 maxConcurrency = {concurrency}
-advertisedCapabilities = [{_quoted(sys.platform)}]
+advertisedCapabilities = ["command", {_quoted(sys.platform)}]
 """

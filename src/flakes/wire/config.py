@@ -249,7 +249,7 @@ provider = "process"              # no isolation: tasks run as you
 adapter = "command"
 maxInstances = 1
 maxConcurrency = 4
-advertisedCapabilities = ["linux"]
+advertisedCapabilities = ["command", "linux"]
 
 [pools.env]
 EXAMPLE = "value"
