@@ -173,3 +173,10 @@ def test_a_refusal_for_an_early_result_names_the_state(api: Api) -> None:
     refused = api.get(f"/v1/tasks/{made}/result").refused("result_not_ready")
     assert set(refused) == {"error", "message", "fix", "taskStatus"}
     assert refused["taskStatus"] == "QUEUED"
+
+
+def test_an_empty_project_names_no_project(api: Api) -> None:
+    body: dict[str, object] = {"name": "x", "tasks": [task("only")]}
+    for reference in ("projectKey", "projectId"):
+        api.put("/v1/runs/made", {"name": "x", reference: ""}).refused("not_found")
+        api.post("/v1/runs/made/graph", body | {reference: ""}).refused("not_found")

@@ -134,7 +134,7 @@ async def ensure(
     if (body.project_key is None) == (body.project_id is None):
         raise ApiError("invalid_request", "give exactly one of projectKey and projectId", "name the project of the run")
     check_size("metadata", body.metadata, limits.METADATA_SIZE_BYTES_MAX)
-    reference = body.project_key or body.project_id
+    reference = body.project_id if body.project_key is None else body.project_key
     assert reference is not None
     project = await projects.get(conn, owner_id, reference)
     definition = [body.name, project.project_id, body.metadata, body.budget]
