@@ -112,8 +112,10 @@ def _parameter(parameter: Mapping[str, Any]) -> str:
 def _answer(endpoint: Endpoint) -> str:
     if endpoint.path == "/v1/events":
         return f"`text/event-stream` of {_link('Event')} (see [events.md](events.md))"
-    if endpoint.answer is bytes:
+    if endpoint.answer in (bytes, "*/*"):
         return "bytes"
+    if isinstance(endpoint.answer, str):
+        return f"`{endpoint.answer}`"
     if isinstance(endpoint.answer, type) and issubclass(endpoint.answer, msgspec.Struct):
         return _link(endpoint.answer.__name__)
     return "JSON"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -30,6 +30,7 @@ def document(endpoints: Sequence[Endpoint]) -> bytes:
     kinds += [e.query for e in endpoints if e.query is not None]
     unique = list(dict.fromkeys([*kinds, Error]))
     _, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
+    _translate_patterns(components)
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, components)
@@ -45,6 +46,19 @@ def document(endpoints: Sequence[Endpoint]) -> bytes:
             } | {"session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE}},
         },
     }), indent=1)  # fmt: skip
+
+
+def _translate_patterns(schema: Any) -> None:
+    """JSON Schema's patterns are those of ECMAScript, which ends a text with `$` where Python has `\\Z`."""
+    if isinstance(schema, list):
+        for part in cast("list[Any]", schema):
+            _translate_patterns(part)
+    elif isinstance(schema, dict):
+        fields = cast("dict[str, Any]", schema)
+        if isinstance(pattern := fields.get("pattern"), str):
+            fields["pattern"] = re.sub(r"\\Z$", "$", pattern)
+        for part in fields.values():
+            _translate_patterns(part)
 
 
 def _operation(endpoint: Endpoint, components: dict[str, Any]) -> dict[str, Any]:

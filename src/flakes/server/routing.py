@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 import psycopg
@@ -62,7 +62,7 @@ Handler = Callable[[Call], Awaitable[Any]]
 class Endpoint:
     """One route. `family` is the kind of credential it takes; None means none. `body` is the struct that its
     JSON body must be, or `bytes` when the handler reads the raw body itself. `answer` is a struct, `bytes`, or
-    the media type of something else. `creates`: it answers 201 when it
+    the media type of something else (`*/*` where the content has its own). `creates`: it answers 201 when it
     has made something, and `status` when that was there. `secret`: the answer holds a raw credential."""
 
     method: str
@@ -115,10 +115,14 @@ class Endpoint:
         return (self.handler.__doc__ or "").strip().split("\n")[0]
 
 
+PageLength = Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": limits.PAGE_LENGTH_MAX})]
+"""The length of a page, bounded in the document; `bounded` refuses what is beyond."""
+
+
 class Page(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Query of a list."""
 
-    limit: int = limits.PAGE_LENGTH_DEFAULT
+    limit: PageLength = limits.PAGE_LENGTH_DEFAULT
     cursor: str | None = None
 
 

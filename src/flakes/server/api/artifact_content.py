@@ -299,7 +299,7 @@ ENDPOINTS = [
              errors=("upload_offset_conflict", "upload_busy", "artifact_ready", "digest_mismatch",
                      "too_large", "storage_full")),
     Endpoint("GET", f"{_ONE}/upload", upload_state, ArtifactUpload, tag="artifacts"),
-    Endpoint("GET", f"{_ONE}/fetch", fetch, bytes, query=FetchQuery, tag="artifacts",
+    Endpoint("GET", f"{_ONE}/fetch", fetch, "*/*", query=FetchQuery, tag="artifacts",
              also=((206, "The range that was asked for."), (304, "The content is what the client has.")),
              errors=("artifact_pending", "range_not_satisfiable", "storage_full")),
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from flakes.core import limits
 from flakes.server.api import artifact_content
 from flakes.server.api.sandbox_scope import refused
 from flakes.server.plane import Plane
-from flakes.server.routing import Answer, Call, Endpoint, Page, bounded
+from flakes.server.routing import Answer, Call, Endpoint, Page, PageLength, bounded
 from flakes.store import artifacts, garbage
 from flakes.store.blobs import BlobError, BlobRef
 from flakes.wire.artifacts import (
@@ -33,7 +33,7 @@ LOOKS_AT_ONCE = 16
 class ArtifactsQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Query of a run's artifacts."""
 
-    limit: int = limits.PAGE_LENGTH_DEFAULT
+    limit: PageLength = limits.PAGE_LENGTH_DEFAULT
     cursor: str | None = None
     task_id: str | None = None
 

@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from flakes.core import limits
-from flakes.server.routing import Call, Endpoint, Page, bounded, refusal
+from flakes.server.routing import Call, Endpoint, Page, PageLength, bounded, refusal
 from flakes.store import permissions
 from flakes.wire.codec import Issue
 from flakes.wire.errors import ApiError
@@ -19,7 +19,7 @@ from flakes.wire.permissions import Permission, PermissionAnswer, Permissions, S
 class InboxQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Query of the requests of all tasks; without a status, every one."""
 
-    limit: int = limits.PAGE_LENGTH_DEFAULT
+    limit: PageLength = limits.PAGE_LENGTH_DEFAULT
     cursor: str | None = None
     status: str | None = None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from flakes.server.routing import Answer, Call, Endpoint, bounded
+from flakes.core import limits
+from flakes.server.routing import Answer, Call, Endpoint, PageLength, bounded
 from flakes.store import admission, interventions, runs, tasks
 from flakes.wire.errors import ApiError
 from flakes.wire.runs import GraphPost, Run, RunDeleted, RunPut, Runs, RunWithTasks
@@ -14,7 +15,7 @@ from flakes.wire.tasks import Admit, Reason
 class RunsQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Query of the list of runs."""
 
-    limit: int = 50
+    limit: PageLength = limits.PAGE_LENGTH_DEFAULT
     cursor: str | None = None
     state: str | None = None
     project_key: str | None = None

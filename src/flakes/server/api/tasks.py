@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from starlette.responses import Response, StreamingResponse
 
 from flakes.core import limits
@@ -17,12 +19,16 @@ from flakes.wire.events import Events
 from flakes.wire.tasks import Logs, Reason, Task, TaskDefinition, TaskDetail, TaskResult, Tasks
 
 TASK_PAGE_MAX = 10_000
+ACTIVITY_PAGE_MAX = 500
+LogLength = Annotated[
+    int, Meta(extra_json_schema={"minimum": 1, "maximum": limits.LOG_PAGE_LENGTH_MAX})
+]
 
 
 class TasksQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Query of a run's tasks. Rows are small, so a page may hold a whole large run."""
 
-    limit: int = 1_000
+    limit: Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": TASK_PAGE_MAX})] = 1_000
     cursor: str | None = None
     status: str | None = None
 
@@ -37,8 +43,8 @@ class LogsQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
     """Query of logs: from a cursor, or the last `tail` lines; with `follow` as a stream to the task's end."""
 
     after: str | None = None
-    limit: int = 100
-    tail: int | None = None
+    limit: LogLength = 100
+    tail: LogLength | None = None
     channel: str | None = None
     follow: bool = False
 
@@ -47,7 +53,7 @@ class ActivityQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_
     """Query of a task's activity."""
 
     after: str | None = None
-    limit: int = 100
+    limit: Annotated[int, Meta(extra_json_schema={"minimum": 1, "maximum": ACTIVITY_PAGE_MAX})] = 100
 
 
 async def save(call: Call) -> Answer:
@@ -145,7 +151,7 @@ async def read_logs(call: Call) -> Logs | StreamingResponse:
 
 async def activity(call: Call) -> Events:
     """Read the product events of a task, oldest first."""
-    limit = bounded(call.query.limit, 500)
+    limit = bounded(call.query.limit, ACTIVITY_PAGE_MAX)
     after = events.parse_cursor(call.query.after) if call.query.after else (0, 0)
     task_id = call.path["taskId"]
     async with call.plane.database.connection() as conn:
@@ -184,7 +190,7 @@ ENDPOINTS = [
     Endpoint("GET", "/v1/tasks/{taskId}", get, TaskDetail, query=TaskQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}/result", result, TaskResult, tag="tasks",
              errors=("result_not_ready",)),
-    Endpoint("GET", "/v1/tasks/{taskId}/outputs/{outputKey}", output, bytes, tag="tasks",
+    Endpoint("GET", "/v1/tasks/{taskId}/outputs/{outputKey}", output, "*/*", tag="tasks",
              errors=("result_not_ready", "storage_full")),
     Endpoint("GET", "/v1/tasks/{taskId}/logs", read_logs, Logs, query=LogsQuery, tag="tasks", streams=True),
     Endpoint("GET", "/v1/tasks/{taskId}/activity", activity, Events, query=ActivityQuery, tag="tasks"),
