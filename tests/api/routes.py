@@ -61,7 +61,7 @@ def build(api: Api) -> World:
     artifact = api.post("/v1/artifacts", artifact_of(BLOB, runId=made["run"]["runId"])).ok(201)
     return World(api, sandbox_api, {
         "projectKey": project, "run": made["run"]["runId"], "taskKey": "first",
-        "taskId": first.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
+        "taskId": first.task_id, "runningTaskId": second.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
         "artifactId": artifact["artifactId"],
         "permissionRequestId": asked.ok(200)["permissionRequestId"],
