@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import runpy
 import sys
 import textwrap
 import types
@@ -39,6 +40,7 @@ def pages() -> dict[str, str]:
         "api.md": "".join(api()),
         "cli.md": cli_reference(),
         "configuration.md": "".join(configuration()),
+        "coverage.md": "".join(coverage()),
         "errors.md": "".join(errors()),
         "events.md": "".join(events()),
         "limits.md": "".join(limits_page()),
@@ -166,6 +168,25 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 def _link(name: str) -> str:
     return f"[{name}](#{name.lower()})"
+
+
+# What is built, and where it is shown
+
+
+def coverage() -> Iterator[str]:
+    """Every route and command that users can rely on, and the test of each."""
+    rows = runpy.run_path(str(ROOT / "tests" / "coverage_rows.py"))
+    yield f"# Coverage\n\n{GENERATED}"
+    yield textwrap.dedent("""
+        The routes and commands that users, scripts and agents can rely on, and the test that shows each to
+        be true. What is *planned* is not there yet. The rows are in `tests/coverage_rows.py`.
+    """)
+    for title, groups in (("Routes", rows["ROUTES"]), ("Commands", rows["COMMANDS"])):
+        yield f"\n## {title}\n"
+        for group, tests in groups.items():
+            yield f"\n### {title}: {group[0].lower()}{group[1:]}\n\n| {title[:-1]} | Test |\n| --- | --- |\n"
+            for row, test in tests.items():
+                yield f"| `{_cell(row)}` | {f'`{test}`' if test else 'planned'} |\n"
 
 
 # Errors, events, limits

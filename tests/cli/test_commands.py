@@ -334,3 +334,20 @@ def test_help_imports_no_http_library_and_is_fast() -> None:
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert ran.returncode == 0, ran.stderr
     assert min(times) < 0.15, times
+
+
+def test_a_harness_module_goes_along_with_its_task(
+    remote: Flakes, plane: FakePlane, tmp_path: Path
+) -> None:
+    module = tmp_path / "paper-writer.ts"
+    module.write_text("export default 1\n")
+    save = ("tasks", "save", "--run", "r", "--key", "plan", "--title", "Plan", "--harness-file", str(module))
+    grants = ("--tool-grant", "flakes.tasks.spawn", "--tool-grant", "flakes.groups.open")
+    assert remote("projects", "create", "--key", "site", "--name", "Site").code == 0
+    assert remote("runs", "create", "--project", "site", "--key", "r", "--name", "R").code == 0
+    ran = remote(*save, "--adapter", "harness", *grants)
+    assert ran.code == 0, ran.err
+    saved = plane.bodies[-1]
+    assert saved["input"] == {"harnessFile": "paper-writer.ts", "source": "export default 1\n"}
+    assert saved["toolGrants"] == ["flakes.tasks.spawn", "flakes.groups.open"]
+    assert remote(*save, "--adapter", "pi").code == 2
