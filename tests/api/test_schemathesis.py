@@ -9,6 +9,7 @@ the request as a curl command.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -73,7 +74,9 @@ def world(request: pytest.FixtureRequest, server: Server, key: str) -> World:
 
 
 def test_what_is_left_out_is_a_stream() -> None:
-    answers = {f"{e.method} {e.path}": DOCUMENT["paths"][e.path][e.method.lower()] for e in ENDPOINTS}
+    answers = {
+        f"{e.method} {e.path}": DOCUMENT["paths"][e.path][e.method.lower()] for e in ENDPOINTS
+    }
     for key in UNENDING:
         assert list(answers[key]["responses"]["200"]["content"]) == ["text/event-stream"]
 
@@ -83,7 +86,7 @@ def test_it_answers_as_documented(world: World, key: str, mode: GenerationMode) 
     endpoint = BY_NAME[key]
     api = world.sandbox_api if endpoint.family == "sandbox" else world.api
     headers = api.headers if endpoint.family is not None else {}
-    print(f"FLAKES_TEST_SEED={SEED} {key} {mode}")
+    sys.stdout.write(f"FLAKES_TEST_SEED={SEED} {key} {mode}\n")
     with requests.Session() as session:
 
         def check(case: schemathesis.Case, known: bool, data: st.DataObject) -> None:
@@ -91,7 +94,9 @@ def test_it_answers_as_documented(world: World, key: str, mode: GenerationMode) 
                 _name_what_is_there(case, world, key)
                 if mode.is_positive:
                     _start_from_a_good_body(case, world, endpoint, data)
-            (case.query or {}).pop("follow", None)  # a stream to the end of a task that does not end
+            (case.query or {}).pop(
+                "follow", None
+            )  # a stream to the end of a task that does not end
             case.call_and_validate(
                 base_url=api.url, session=session, headers=headers, checks=CHECKS, timeout=30
             )
