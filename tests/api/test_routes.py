@@ -70,8 +70,15 @@ def test_nobody_reaches_what_is_another_accounts(world: World, other: Api, key: 
     endpoint = NAMING[key]
     path = world.fill(endpoint.path)
     if endpoint.family == "sandbox":
-        _, token = other.sandbox()
-        request(world, endpoint, path, other.as_(token)).refused("forbidden")
+        mine, token = other.sandbox()
+        theirs = request(world, endpoint, path, other.as_(token)).refused("forbidden")
+        nowhere = path.replace(world.names["sandboxId"], f"{mine[:-3]}zzz")
+        assert request(world, endpoint, nowhere, other.as_(token)).refused("forbidden") == theirs
+        within = request(world, endpoint, path.replace(world.names["sandboxId"], mine), other.as_(token))
+        if "{assignmentId}" in endpoint.path:
+            assert within.status in (403, 404), "an attempt of somebody else's"
+        elif endpoint.method == "GET":
+            within.refused("not_found")
         return
     before = _picture(world)
     answer = request(world, endpoint, path, other)
@@ -86,6 +93,53 @@ def test_nobody_reaches_what_is_another_accounts(world: World, other: Api, key: 
         same = request(world, endpoint, nothing, other).refused("not_found")
         assert same == answer.json, "what is somebody else's looks like what does not exist"
     assert _picture(world) == before
+
+
+@pytest.fixture(scope="session")
+def stranger(server: Server) -> World:
+    """Another account, which has one of everything too."""
+    return build(server.account())
+
+
+def test_what_a_query_names_is_not_found_either(world: World, stranger: World) -> None:
+    """Ids and keys of another account's things: as if there were none."""
+    names, own = world.names, stranger.names
+    for query in ({"runId": names["run"]}, {"taskId": names["taskId"]}, {"runId": own["run"], "taskId": names["taskId"]}):
+        stranger.api.get("/v1/events", **query).refused("not_found")
+    runs = stranger.api.get("/v1/runs", projectKey=names["projectKey"])
+    assert runs.ok() == stranger.api.get("/v1/runs", projectKey="no-such-project").ok()
+    path = f"/v1/runs/{own['run']}/artifacts"
+    assert stranger.api.get(path, taskId=names["taskId"]).ok()["artifacts"] == []
+
+
+def test_what_a_body_names_is_not_found_either(world: World, stranger: World) -> None:
+    names, own = world.names, stranger.names
+    before = _picture(world)
+    for reference in (
+        {"runId": names["run"]}, {"taskId": names["taskId"]},
+        {"runId": own["run"], "taskId": names["taskId"]},
+    ):  # fmt: skip
+        stranger.api.post("/v1/artifacts", {"kind": "file", **reference}).refused("not_found")
+    assert _picture(world) == before
+    operations = stranger.fill("/v1/sandboxes/{sandboxId}/assignments/{assignmentId}/operations")
+    body = {"permissionRequestId": names["permissionRequestId"]}
+    stranger.sandbox_api.post(f"{operations}/permission.status", body).refused("not_found")
+
+
+def test_ones_own_beside_somebody_elses_is_not_found(world: World, stranger: World) -> None:
+    """A path with two ids, where only one of them is the caller's."""
+    path = "/v1/tasks/{}/permissions/{}/respond"
+    names, own = world.names, stranger.names
+    for task_id, permission_id in (
+        (own["runningTaskId"], names["permissionRequestId"]),
+        (names["runningTaskId"], own["permissionRequestId"]),
+    ):
+        answer = stranger.api.post(path.format(task_id, permission_id), {"decision": "approved"})
+        answer.refused("not_found")
+    base = f"/v1/sandboxes/{own['sandboxId']}"
+    stranger.sandbox_api.get(f"{base}/assignments/{names['assignmentId']}").refused("stale_assignment")
+    asked = world.api.get(world.fill("/v1/permissions/{permissionRequestId}")).ok()
+    assert asked["status"] == "pending"
 
 
 def test_a_project_of_another_account_takes_no_run(world: World, other: Api) -> None:
