@@ -119,15 +119,16 @@ def test_a_list_of_tasks_does_not_load_what_they_hold(server: Server, api: Api) 
         assert len(answer.content) < 4 * 1_000
     assert word.encode() in api.get(f"/v1/tasks/{made['tasks'][0]['taskId']}").content
 
+    params = {
+        "run_id": made["run"]["runId"], "after": "", "status": "SUCCEEDED", "limit": 100,
+        "task_ids": [each["taskId"] for each in made["tasks"]], "owner_id": api.get("/v1/me").ok()["userId"],
+    }  # fmt: skip
     with server.connect() as conn:
-        plan = conn.execute(
-            f"explain {statements._PAGE}",
-            {"run_id": made["run"]["runId"], "after": None, "status": None, "limit": 100},
-        ).fetchall()
-    text = "\n".join(line for (line,) in plan)
-    assert "tasks" in text
-    assert "task_payloads" not in text
-    assert "task_results" not in text
+        for statement in (statements._PAGE, statements._PAGE_STATUS, statements._SHORT):
+            text = "\n".join(line for (line,) in conn.execute(f"explain {statement}", params).fetchall())
+            assert "tasks" in text
+            assert "task_payloads" not in text
+            assert "task_results" not in text
 
 
 def test_activity_and_logs_in_pages(api: Api) -> None:

@@ -70,6 +70,15 @@ def test_the_document_holds_together(server: Server) -> None:
             assert set(schemes) <= document["components"]["securitySchemes"].keys()
 
 
+def test_the_patterns_of_the_document_are_those_of_ecmascript(server: Server) -> None:
+    schemas = Api(server.url, None).get("/openapi.json").ok()["components"]["schemas"]
+    assert schemas["ArtifactPost"]["properties"]["kind"]["pattern"].endswith("*$")
+    patterns = re.findall(r'"pattern":"((?:[^"\\]|\\.)*)"', msgspec.json.encode(schemas).decode())
+    assert patterns
+    for pattern in patterns:
+        assert not re.search(r"\\(Z|A|U|N)", pattern), pattern
+
+
 def test_paths_and_methods_that_are_not_served(api: Api) -> None:
     api.get("/v1/nothing").refused("not_found")
     api.call("POST", "/v1/me", {}).refused("method_not_allowed")
