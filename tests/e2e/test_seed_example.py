@@ -69,7 +69,7 @@ $ flakes tasks save \
  --key draft \
  --title "Draft release notes" \
  --adapter command \
- --shell "flakes tasks files reserve notes.md --reason editing; echo reading; echo drafted" \
+ --shell "until [ -e {mark} ]; do sleep 0.02; done; flakes tasks files reserve notes.md --reason editing; echo reading; echo drafted" \
  --body "Read the shipped changes and draft concise release notes for users." \
  --acceptance "Notes describe user-visible changes" \
  --acceptance "Open questions are listed at the end" \
@@ -118,6 +118,9 @@ $ flakes tasks admit --run release-notes draft
 ○ QUEUED  draft  {draft}
 $ flakes tasks admit --run release-notes --all --token {token}
 ◌ BLOCKED  review  {review}
+"""
+
+CLOSED = r"""
 $ flakes runs close release-notes --wait --timeout-ms 600000 --token {token}
 ✔ SUCCEEDED  release-notes  {run}  2 succeeded
 """
@@ -175,7 +178,7 @@ wall time  ...
 success    100.0% of 2 tasks: 2 succeeded, 0 failed, 0 cancelled, 0 live
 attempts   2, 0 of them retries
 lost       0 to infrastructure, 0 declined
-parallel   1.0 on average, 1 at most
+parallel   ... on average, 1 at most
 TIME        COUNT  MEAN  P50  P90  P99  MAX
 queue       2      ...   ready to offered
 assignment  2      ...   offered to accepted
@@ -285,7 +288,7 @@ cat reserved.json prefix.json check.json check_prefix.json list.json one.json tw
 """
 
 
-TRANSCRIPTS = (SURROUNDINGS, PREPARED, ADMITTED, ENDED, WORKPAD, ARTIFACTS, ARCHIVED)
+TRANSCRIPTS = (SURROUNDINGS, PREPARED, ADMITTED, CLOSED, ENDED, WORKPAD, ARTIFACTS, ARCHIVED)
 
 
 def test_the_example_works_as_it_is_typed(session: Stage) -> None:
@@ -293,7 +296,8 @@ def test_the_example_works_as_it_is_typed(session: Stage) -> None:
         "Review the draft for accuracy, missing risks, and unclear wording.\n"
     )
     (session.scratch / "server.toml").write_text("")
-    names = {"token": typing(session, "flakes auth token").ok().out.strip()}
+    mark = session.scratch / "go"
+    names = {"token": typing(session, "flakes auth token").ok().out.strip(), "mark": str(mark)}
     play(session, SURROUNDINGS, names)
     play(session, PREPARED, names)
     shown = typing(session, "flakes inspect release-notes --json").ok().json
@@ -306,6 +310,8 @@ def test_the_example_works_as_it_is_typed(session: Stage) -> None:
     assert definition["acceptance"] == ["Review comments are actionable"]
 
     play(session, ADMITTED, names)
+    mark.touch()
+    play(session, CLOSED, names)
     names["cursor"] = (
         typing(session, f"flakes logs {names['draft']} --limit 2 --json").ok().json["nextCursor"]
     )
