@@ -166,7 +166,7 @@ for _path, _holds in {
     "/v1/artifacts": "artifacts",
     "/v1/artifacts/{artifactId}": "locations", "/v1/artifacts/{artifactId}/upload": "offset",
     "/v1/runs/{run}/artifacts": "artifacts", "/v1/runs/{run}/outputs": "outputs",
-    "/v1/runs/{run}/metrics": "parallelism",
+    "/v1/runs/{run}/metrics": "parallelism", "/v1/runs/{run}/explanations": "tasks",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 

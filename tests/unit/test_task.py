@@ -167,7 +167,8 @@ def test_losses_have_a_budget_of_their_own_and_spare_the_users(
 def test_an_offer_that_nobody_took_costs_nothing_but_time(spent: Attempts, jitter: float) -> None:
     verdict = judge(Outcome.LOST, spent, cancel_requested=False, jitter=jitter, taken=False)
     assert verdict.event is TaskEvent.REQUEUED
-    assert not (verdict.counts_as_loss or verdict.counts_as_attempt)
+    assert not verdict.counts_as_loss
+    assert not verdict.counts_as_attempt
     assert 0.5 <= verdict.delay_s <= 60
 
 

@@ -160,6 +160,22 @@ class Explanation(Frozen, frozen=True, kw_only=True):
     next_action: str
 
 
+class TaskExplained(Frozen, frozen=True, kw_only=True):
+    """A task that does not move, and why."""
+
+    task_id: str
+    task_key: str
+    status: str
+    explanation: Explanation
+
+
+class TasksExplained(Frozen, frozen=True, kw_only=True):
+    """A page of them: first those that wait for a person, then what is ready, then what waits for others."""
+
+    tasks: list[TaskExplained]
+    next_cursor: str | None = None
+
+
 class Task(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """A task in lists: no payloads, whatever their size (F27)."""
 

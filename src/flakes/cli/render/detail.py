@@ -19,7 +19,7 @@ from flakes.cli.render.text import (
     until,
 )
 from flakes.wire.runs import Run
-from flakes.wire.tasks import Explanation, Task, TaskDetail, TaskResult
+from flakes.wire.tasks import Explanation, Task, TaskDetail, TaskExplained, TaskResult
 
 TASKS_MAX = 200
 
@@ -120,6 +120,23 @@ def show_explanation(output: Output, explanation: Explanation) -> None:
         output.line("  ", dim(f"{name}: "), one_line(shown))
     if explanation.next_action:
         output.line(Span("next: ", "green"), explanation.next_action)
+
+
+def show_still(output: Output, run: Run, explained: Sequence[TaskExplained], most: int) -> None:
+    """The tasks of a run that do not move, and what to do about each."""
+    output.line()
+    if not explained:
+        output.line("nothing stands still")
+    for task in explained[:most]:
+        why = task.explanation
+        output.line(
+            states.state(task.status, with_glyph=True), f" {task.task_key}  ",
+            one_line(why.sentence), dim(f" ({why.code})"),
+        )  # fmt: skip
+        output.line("  ", Span("next: ", "green"), one_line(why.next_action))
+    if len(explained) > most:
+        more = f"flakes inspect {run.run_key} --explain --json"
+        output.line(dim(f"... {len(explained) - most:,} more: {more}"))
 
 
 def _show_attempts(output: Output, task: TaskDetail) -> None:
