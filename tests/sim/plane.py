@@ -188,12 +188,12 @@ class Plane:
             stale = await links.stale_offers(conn, OFFER_TIMEOUT_S)
         yield
         if stale:
-            applied = None
+            withdrawn: set[str] = set()
             async for applied in self._written([Withdraw(a, WITHDRAWN) for a, _ in stale]):
+                withdrawn = set() if applied is None else applied.withdrawn
                 yield
-            assert applied is not None
             for assignment_id, sandbox_id in stale:
-                if assignment_id in applied.withdrawn:
+                if assignment_id in withdrawn:
                     self._cancel(sandbox_id, assignment_id)
         async with self.db.connection() as conn:
             lost = await links.lost(conn, lost_after_s=LOST_AFTER_S, held_s=FOREVER_S)
