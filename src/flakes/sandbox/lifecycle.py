@@ -45,7 +45,7 @@ from flakes.wire.codec import BodyError, encode
 from flakes.wire.config import SandboxConfig
 from flakes.wire.errors import ApiError
 from flakes.wire.sandbox_stream import Assignment, Result
-from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError
+from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +100,7 @@ class Lifecycle:
         self._tools: ToolServer | None = None
         self._outputs: dict[str, Output] = {}
         self._evidence: list[Evidence] = []
+        self._warnings: list[TaskWarning] = []
         self._text = ""
         self._exit_code: int | None = None
 
@@ -143,6 +144,7 @@ class Lifecycle:
             exit_code=self._exit_code,
             outputs=self._outputs,
             evidence=self._evidence,
+            warnings=self._warnings,
             error=_task_error(error),
             started_at_ms=started_at_ms,
             ended_at_ms=_now_ms(),
@@ -205,7 +207,7 @@ class Lifecycle:
             return self._failed(turn, uses_directory=uses_directory)
         if definition.declared_outputs and uses_directory:
             self._outputs = await outputs.collect(
-                definition.declared_outputs, self._directory.outputs, services.blobs, self._sink.say
+                definition.declared_outputs, self._directory.outputs, services.blobs, self._warn
             )
         for line in definition.verify if uses_directory else ():
             await self._verify(line)
@@ -313,6 +315,10 @@ class Lifecycle:
             return Outcome.LOST, AgentError("sandbox_stopping", message, lost=True)
         return Outcome.CANCELLED, None
 
+    def _warn(self, warning: TaskWarning) -> None:
+        self._warnings.append(warning)
+        self._sink.say(warning.message)
+
     async def _on_event(self, event: AgentEvent) -> None:
         data: Mapping[str, Any] = event.data
         if event.kind == "output":
@@ -357,6 +363,7 @@ def fitted(result: Result) -> bytes:
             exit_code=result.exit_code,
             outputs=result.outputs,
             evidence=evidence,
+            warnings=result.warnings,
             error=result.error,
             started_at_ms=result.started_at_ms,
             ended_at_ms=result.ended_at_ms,

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from flakes.core.task import Outcome
 from flakes.wire.codec import Frozen
-from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError
+from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
 
 PROTOCOL: Final = 1
 
@@ -83,6 +83,7 @@ class Result(Frozen, frozen=True, kw_only=True, tag_field="type", tag="result", 
     exit_code: int | None = None
     outputs: dict[str, Output] = {}
     evidence: list[Evidence] = []
+    warnings: list[TaskWarning] = []
     error: TaskError | None = None
     started_at_ms: int | None = None
     ended_at_ms: int | None = None

@@ -118,6 +118,17 @@ class TaskError(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     details: dict[str, Any] | None = None
 
 
+class TaskWarning(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """What was left out of a result without failing the task; `output` is the key that it is about.
+
+    Codes: `output_missing`, `output_too_large`, `output_invalid`, `output_unsupported`.
+    """
+
+    code: str
+    message: str
+    output: str | None = None
+
+
 class TaskResult(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """What a task left behind; of the attempt that decided it."""
 
@@ -130,6 +141,7 @@ class TaskResult(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     verified: bool | None = None
     """True and False are backed by `evidence`; None means claimed only: nothing was verified."""
     evidence: list[Evidence] = []
+    warnings: list[TaskWarning] = []
     error: TaskError | None = None
     attempt: int | None = None
     assignment_id: str | None = None

@@ -379,6 +379,8 @@ def _show_result(output: Output, task: str, found: TaskResult) -> None:
                 f"{key} ({each.kind}, {each.size_bytes} bytes): flakes tasks result {task} --output {key}"
             )
         )
+    for each in found.warnings:
+        output.talk(Span(f"warning: {each.message} ({each.code})", "yellow"))
     if found.error is not None:
         output.talk(Span(f"{found.error.message} ({found.error.code})", "red"))
 

@@ -160,6 +160,8 @@ def _show_result(output: Output, task: TaskDetail, result: TaskResult) -> None:
     for each in result.evidence:
         look = Span("passed", "green") if each.passed else Span(f"exit {each.exit_code}", "red")
         output.line("  ", look, f"  {one_line(each.command)}")
+    for each in result.warnings:
+        output.line("  ", Span("warning", "yellow"), f"  {one_line(each.message)}", dim(f" ({each.code})"))
     text, left_out = excerpt(result.text, 40, 8_000)
     for line in text.split("\n") if text else ():
         output.line("  ", line)
