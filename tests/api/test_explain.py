@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +9,12 @@ import psycopg
 import pytest
 
 from api.caller import Api, task
-from api.peer import SandboxPeer, adapter, host, pool, sandbox
+from api.peer import adapter, beating, host, pool, sandbox
 from api.plane import serving
 from embedded_servers import wait_until
 from flakes.store.explanations import CODES
 from flakes.wire.host_stream import Launch, LeaseResult
-from flakes.wire.sandbox_stream import Accepted, Cancel, Heartbeat
+from flakes.wire.sandbox_stream import Accepted, Cancel
 
 NOT_REACHABLE = {
     "wait_pending": "no task can wait for anything yet",
@@ -149,24 +146,6 @@ def not_scheduled_yet(directory: Path, dsn: str) -> None:
 )  # fmt: skip
 def test_the_reason(api: Api, situation: Any) -> None:
     situation(api)
-
-
-@contextlib.contextmanager
-def beating(peer: SandboxPeer) -> Iterator[None]:
-    """Heartbeats meanwhile, so that the sandbox counts as alive."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(0.3):
-            peer.tell(Heartbeat(running=0))
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_an_offer_that_nobody_takes_is_made_again_later_and_explained(quick: Api) -> None:

@@ -14,6 +14,7 @@ from api.following import following
 from api.peer import (
     SandboxPeer,
     adapter,
+    beating,
     lines,
     open_stream,
     result,
@@ -467,7 +468,7 @@ def test_the_end_of_work_that_was_never_accepted_is_refused(api: Api) -> None:
 
 def test_an_offer_that_nobody_accepts_is_withdrawn(quick: Api) -> None:
     own = adapter()
-    with sandbox(quick, adapters=[own], max_concurrency=1) as slow:
+    with sandbox(quick, adapters=[own], max_concurrency=1) as slow, beating(slow):
         (made,) = queued(quick, own)
         offered = slow.offer()
         withdrawn = slow.expect(Cancel)
