@@ -28,6 +28,7 @@ from flakes.sandbox import outputs
 from flakes.sandbox.blobs import BlobClient, RefusedError
 from flakes.sandbox.containment import Containment
 from flakes.sandbox.directory import (
+    FREE_BYTES_MIN,
     TaskDirectory,
     brief_of,
     disk_full,
@@ -234,6 +235,7 @@ class Lifecycle:
                 self._sink.say(f"input {item.task_key}/{item.output_key} is a workspace: left out")
             else:
                 await self._services.blobs.download(item.output.digest, path)
+        await self._deliver_artifacts(assignment, definition)
         self._tools = await ToolServer.open(
             assignment.assignment_id,
             directory.root,
@@ -244,6 +246,27 @@ class Lifecycle:
         self._containment.env = environment(
             self._services.config, assignment, definition, directory, self._services.own_env
         ) | self._tools.env()
+
+    async def _deliver_artifacts(self, assignment: Assignment, definition: TaskDefinition) -> None:
+        """Bring the artifacts that the task names, one after the other, each verified."""
+        artifacts = {each.artifact_id: each for each in assignment.artifacts}
+        missing = [each for each in definition.input_artifacts if each not in artifacts]
+        if missing:
+            raise _artifact_missing(missing[0])
+        if not artifacts:
+            return
+        needed_bytes = sum(each.size_bytes for each in artifacts.values())
+        if needed_bytes + FREE_BYTES_MIN > self._directory.room_bytes():
+            full = disk_full_error(self._directory.root)
+            raise AgentError(full.code, f"{full.message}: {needed_bytes} bytes of inputs", full.fix)
+        for key, path in self._directory.artifact_paths(list(artifacts.values())).items():
+            each = artifacts[key]
+            try:
+                await self._services.blobs.download(each.digest, path, each.size_bytes)
+            except RefusedError as error:
+                if error.status == 404:
+                    raise _artifact_missing(key) from error
+                raise
 
     def _job(self, assignment: Assignment, definition: TaskDefinition, brief: str) -> Job:
         directory = self._directory
@@ -368,6 +391,14 @@ def fitted(result: Result) -> bytes:
             started_at_ms=result.started_at_ms,
             ended_at_ms=result.ended_at_ms,
         )
+    )
+
+
+def _artifact_missing(artifact_id: str) -> AgentError:
+    return AgentError(
+        "input_artifact_missing",
+        f"the artifact {artifact_id}, an input of the task, was deleted after the task was admitted",
+        "store it again, and submit a task that names the new one",
     )
 
 

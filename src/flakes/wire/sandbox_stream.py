@@ -144,6 +144,16 @@ class InputOutput(Frozen, frozen=True, kw_only=True):
     output: Output
 
 
+class InputArtifact(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """An artifact that the task names as input. Its bytes: `GET /v1/sandboxes/:sandboxId/blobs/:digest`."""
+
+    artifact_id: str
+    name: str | None = None
+    """As its owner wrote it; it may be no file name at all."""
+    digest: str
+    size_bytes: int
+
+
 class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """One piece of work. `definition` None: fetch
     `GET /v1/sandboxes/:sandboxId/assignments/:assignmentId`."""
@@ -157,6 +167,7 @@ class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int
     definition: TaskDefinition | None = None
     inputs: list[InputOutput] = []
+    artifacts: list[InputArtifact] = []
     run_metadata: dict[str, Any] = {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,9 @@ from msgspec import Meta
 from flakes.core import limits
 from flakes.wire.codec import Body, Frozen
 from flakes.wire.workpads import WorkpadMetadata
+
+ARTIFACTS: Final = "artifacts"
+"""Where input artifacts are among the inputs of a task, beside the keys of its dependencies."""
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -73,7 +76,8 @@ class TaskDefinition(Body, frozen=True, kw_only=True, omit_defaults=True):
     verify: Annotated[list[str], Meta(max_length=limits.VERIFY_COMMANDS_MAX)] = []
     """Command lines that must pass before the task counts as succeeded."""
     workspace_inputs: dict[str, Any] = {}
-    input_artifacts: list[str] = []
+    input_artifacts: Annotated[list[str], Meta(max_length=limits.INPUT_ARTIFACTS_MAX)] = []
+    """Ids; each is a file in `inputs/artifacts/` of the task, at most 10 GiB together."""
     budget: TaskBudget | None = None
     model: str | None = None
     effort: str | None = None
