@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.caller import Api, Answer, task
+from api.caller import Answer, Api, task
 from api.peer import adapter, sandbox
 from api.routes import artifact_of
 from flakes.core import limits
