@@ -23,7 +23,11 @@ from flakes.wire.tasks import Output
 Case = Callable[["World", str], Answer]
 CASES: dict[tuple[str, str], Case] = {}
 BLOB = b"bytes of a blob"
+BYTES_BASE64 = base64.b64encode(BLOB).decode()
 DIGEST = f"sha256:{hashlib.sha256(BLOB).hexdigest()}"
+
+
+ANNOUNCED: dict[str, object] = {"kind": "file", "digest": DIGEST, "sizeBytes": len(BLOB)}
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,14 @@ def build(api: Api) -> World:
         second = peer.start()
     base = f"/v1/sandboxes/{who[0]}/assignments/{second.assignment_id}/operations"
     asked = sandbox_api.post(f"{base}/permission.ask", {"operationId": "first", "prompt": "May I?"})
+    announced = sandbox_api.post(f"{base}/artifact.create", ANNOUNCED)
     host_id, _ = api.host()
     artifact = api.post("/v1/artifacts", artifact_of(BLOB, runId=made["run"]["runId"])).ok(201)
     return World(api, sandbox_api, {
         "projectKey": project, "run": made["run"]["runId"], "taskKey": "first",
         "taskId": first.task_id, "runningTaskId": second.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
-        "artifactId": artifact["artifactId"],
+        "artifactId": artifact["artifactId"], "announcedId": announced.ok(200)["artifactId"],
         "permissionRequestId": asked.ok(200)["permissionRequestId"],
     })  # fmt: skip
 
@@ -96,6 +101,7 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "files.release": {"all": True},
     "files.list": {},
     "files.check": {"selectors": SELECTORS},
+    "artifact.create": ANNOUNCED,
     "permission.ask": {"operationId": "second", "prompt": "May I really?"},
 }
 """A body that each operation takes, for the world's running task."""
@@ -124,6 +130,10 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", PATH + "permission.status"): lambda world: {
         "permissionRequestId": world.names["permissionRequestId"]
     },
+    ("POST", PATH + "artifact.append"): lambda world: {
+        "artifactId": world.names["announcedId"], "offset": 0, "bytesBase64": BYTES_BASE64
+    },
+    ("POST", PATH + "artifact.read"): lambda world: {"artifactId": world.names["artifactId"]},
     ("PUT", "/v1/tasks/{taskId}/workpad"): lambda world: {"bodyMarkdown": "b", "baseVersion": 0},
     **{("POST", PATH + operation): lambda world, body=body: body for operation, body in OPERATION_BODIES.items()},
 }
@@ -166,7 +176,7 @@ for _path, _holds in {
     "/v1/artifacts": "artifacts",
     "/v1/artifacts/{artifactId}": "locations", "/v1/artifacts/{artifactId}/upload": "offset",
     "/v1/runs/{run}/artifacts": "artifacts", "/v1/runs/{run}/outputs": "outputs",
-    "/v1/runs/{run}/metrics": "parallelism",
+    "/v1/runs/{run}/metrics": "parallelism", "/v1/runs/{run}/explanations": "tasks",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 
@@ -428,6 +438,22 @@ def _permission_status(world: World, path: str) -> Answer:
     body = BODIES["POST", PATH + "permission.status"](world)
     answer = world.sandbox_api.post(world.fill(path), body)
     assert answer.ok(200)["prompt"] == "May I?"
+    return answer
+
+
+@case("POST", PATH + "artifact.append")
+def _append(world: World, path: str) -> Answer:
+    body = BODIES["POST", PATH + "artifact.append"](world)
+    answer = world.sandbox_api.post(world.fill(path), body)
+    assert answer.ok(200)["state"] == "ready"
+    return answer
+
+
+@case("POST", PATH + "artifact.read")
+def _read_piece(world: World, path: str) -> Answer:
+    body = BODIES["POST", PATH + "artifact.read"](world)
+    answer = world.sandbox_api.post(world.fill(path), body)
+    assert answer.ok(200)["bytesBase64"] == BYTES_BASE64
     return answer
 
 

@@ -9,15 +9,14 @@ import psycopg
 import pytest
 
 from api.caller import Api, task
-from api.peer import adapter, host, pool, sandbox
+from api.peer import adapter, beating, host, pool, sandbox
 from api.plane import serving
 from embedded_servers import wait_until
 from flakes.store.explanations import CODES
 from flakes.wire.host_stream import Launch, LeaseResult
-from flakes.wire.sandbox_stream import Accepted
+from flakes.wire.sandbox_stream import Accepted, Cancel
 
 NOT_REACHABLE = {
-    "needs_input": "reached in test_permissions",
     "wait_pending": "no task can wait for anything yet",
     "project_not_bound": "every pool of an automatically bound host serves every project",
 }
@@ -147,6 +146,75 @@ def not_scheduled_yet(directory: Path, dsn: str) -> None:
 )  # fmt: skip
 def test_the_reason(api: Api, situation: Any) -> None:
     situation(api)
+
+
+def test_an_offer_that_nobody_takes_is_made_again_later_and_explained(quick: Api) -> None:
+    """The sandbox is connected and says nothing to its offers: they cost time and nothing else."""
+    own = adapter()
+    with sandbox(quick, adapters=[own], max_concurrency=1) as silent, beating(silent):
+        made = one(quick, own)
+        first = silent.offer()
+        withdrawn = silent.expect(Cancel)
+        assert withdrawn.assignment_ids == [first.assignment_id]
+        second = silent.offer()
+        silent.expect(Cancel, lambda cancel: second.assignment_id in cancel.assignment_ids)
+        found = expect(quick, made, "retry_backoff")
+        assert found["evidence"]["offersNotTaken"] == 2
+        assert found["evidence"]["lastSandboxId"] == silent.sandbox_id
+        assert "did not take the last offer" in found["sentence"]
+        taken = silent.start()
+        assert taken.attempt == 1
+        run = quick.task(made)["runId"]
+        found = quick.get(f"/v1/runs/{run}/metrics").ok()
+        assert (found["offersNotTaken"], found["infrastructureLosses"]) == (2, 0)
+        assert found["queue"]["count"] == 1
+        assert found["queue"]["maxMs"] > 2_000, "until somebody took it, it was queued"
+        silent.finish(taken.assignment_id)
+    assert quick.task(made)["status"] == "SUCCEEDED"
+
+
+def test_what_stands_still_in_a_run_and_why(api: Api, other: Api) -> None:
+    own = adapter()
+    who = api.sandbox()
+    run = api.run()["runKey"]
+    api.put(f"/v1/runs/{run}/tasks/saved", task("saved")).ok(201)
+    nobody = adapter()
+    for key, fields in (
+        ("asks", {"adapter": own}), ("works", {"adapter": own}), ("after", {"dependsOn": ["asks", "works"]}),
+        ("picky", {"adapter": nobody}),
+    ):  # fmt: skip
+        api.put(f"/v1/runs/{run}/tasks/{key}", task(key) | fields).ok(201)
+    api.post(f"/v1/runs/{run}/tasks/admit", {"taskKeys": ["asks", "works", "after", "picky"]}).ok()
+    path = f"/v1/runs/{run}/explanations"
+    with sandbox(api, who, adapters=[own], max_concurrency=2) as peer:
+        held = {one.task_key: one for one in (peer.start(), peer.start())}
+        base = f"/v1/sandboxes/{who[0]}/assignments/{held['asks'].assignment_id}/operations"
+        body = {"operationId": "one", "prompt": "May I?"}
+        asked = api.as_(who[1]).post(f"{base}/permission.ask", body).ok()
+
+        def told() -> list[tuple[str, str]]:
+            return [(t["taskKey"], t["explanation"]["code"]) for t in api.get(path).ok()["tasks"]]
+
+        expected = [
+            ("asks", "needs_input"), ("picky", "adapter_unavailable"), ("after", "dependency_pending"),
+            ("saved", "not_admitted"),
+        ]  # fmt: skip
+        wait_until(lambda: told() == expected, 8)
+        first = api.get(path, limit=1).ok()
+        why = first["tasks"][0]["explanation"]
+        assert asked["permissionRequestId"] in why["nextAction"]
+        assert why == api.explained(held["asks"].task_id)
+        pages, cursor = list(first["tasks"]), first["nextCursor"]
+        while cursor is not None:
+            page = api.get(path, limit=1, cursor=cursor).ok()
+            pages += page["tasks"]
+            cursor = page["nextCursor"]
+        assert [(t["taskKey"], t["explanation"]["code"]) for t in pages] == expected
+        other.get(path).refused("not_found")
+        api.get(path, cursor="nonsense").ok()
+        for one in held.values():
+            peer.finish(one.assignment_id)
+        assert ("asks", "needs_input") not in told()
 
 
 def test_the_reason_before_anybody_looked(tmp_path: Path, database: str) -> None:

@@ -43,7 +43,7 @@ def text_output(text: str) -> Output:
 
 def rebuilt(history: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What became of every task, told by its events, attempts and result alone."""
-    tasks: dict[str, dict[str, Any]] = defaultdict(lambda: {"attempts": [], "outputs": {}})
+    tasks: dict[str, dict[str, Any]] = defaultdict(lambda: {"attempts": [], "outputs": {}, "error": None})
     moves = {
         "task.queued": "QUEUED", "task.running": "RUNNING", "task.succeeded": "SUCCEEDED",
         "task.failed": "FAILED", "task.cancelled": "CANCELLED",
@@ -54,8 +54,11 @@ def rebuilt(history: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             case "event" if one is not None:
                 if line["event"] in ("task.admitted", "task.queued"):
                     one["status"] = line["data"].get("status", "QUEUED")
+                elif line["event"] == "task.saved":
+                    one["status"] = "SAVED"
                 elif line["event"] in moves:
                     one["status"] = moves[line["event"]]
+                    one["error"] = line["data"].get("error")
             case "attempt":
                 assert one is not None
                 one["attempts"].append((line["assignmentId"], line["attempt"], line["state"]))
@@ -100,6 +103,8 @@ def test_every_task_can_be_rebuilt_from_the_lines_alone(api: Api) -> None:
             assert one["status"] == detail["status"] == by_line[shown["taskId"]]["status"]
             attempts = [(a["assignmentId"], a["attempt"], a["state"]) for a in detail.get("attempts", [])]
             assert one["attempts"] == attempts
+            if detail["status"] == "FAILED":
+                assert one["error"] == detail["error"]
             line = by_line[shown["taskId"]]
             for field in ("createdAt", "queuedAt", "startedAt", "finishedAt"):
                 assert line[field] == detail.get(field), field
@@ -143,6 +148,104 @@ def test_secrets_of_known_shapes_stay_inside(api: Api) -> None:
     assert len(texts) == 8
     # What the API itself shows to the owner is as it was.
     assert TOKEN in api.task(one.task_id)["definition"]["bodyMarkdown"]
+
+
+def test_a_story_with_cancels_losses_and_retries_is_told_too(server: Server) -> None:
+    """Every way a task can come to its end: rebuilt, it is what the API shows."""
+    api = server.account()
+    own = adapter()
+    made = api.graph(
+        task("lost", own, priority=9), task("retried", own, priority=8), task("stopped", own, priority=7),
+        task("behind", own, dependsOn=["retried"]), task("optional", own, optional=True, dependsOn=["stopped"]),
+        task("unwanted", "nobody-has-it"),
+    )  # fmt: skip
+    run = made["run"]["runId"]
+    ids = {t["taskKey"]: t["taskId"] for t in made["tasks"]}
+    api.put(f"/v1/runs/{run}/tasks/saved", task("saved")).ok(201)
+    who = api.sandbox()
+    with sandbox(api, who, adapters=[own], max_concurrency=1) as peer:
+        assert peer.start().task_key == "lost"
+    # Back, and it has forgotten: the attempt is lost at once.
+    with sandbox(api, who, adapters=[own], max_concurrency=1) as peer:
+        seen: Counter[str] = Counter()
+        while seen != {"lost": 1, "retried": 2, "stopped": 1, "behind": 1}:
+            one = peer.start()
+            seen[one.task_key] += 1
+            if one.task_key == "stopped":
+                api.post(f"/v1/tasks/{ids['stopped']}/cancel", {"reason": "enough"}).ok(202)
+                peer.finish(one.assignment_id, "cancelled")
+            elif one.task_key == "retried" and seen["retried"] == 1:
+                peer.finish(one.assignment_id, "failed")
+                api.post(f"/v1/tasks/{ids['retried']}/retry").ok()
+            else:
+                peer.finish(one.assignment_id)
+    api.post(f"/v1/tasks/{ids['unwanted']}/cancel", {}).ok(202)
+    stories = rebuilt(history(api, run))
+    shown = {t["taskKey"]: t for t in api.get(f"/v1/runs/{run}/tasks").ok()["tasks"]}
+    assert {key: t["status"] for key, t in shown.items()} == {
+        "lost": "SUCCEEDED", "retried": "SUCCEEDED", "stopped": "CANCELLED", "behind": "SUCCEEDED",
+        "optional": "FAILED", "unwanted": "CANCELLED", "saved": "SAVED",
+    }  # fmt: skip
+    for task_shown in shown.values():
+        one, detail = stories[task_shown["taskId"]], api.task(task_shown["taskId"])
+        assert one["status"] == detail["status"], detail["taskKey"]
+        assert one["attempts"] == [
+            (a["assignmentId"], a["attempt"], a["state"]) for a in detail.get("attempts", [])
+        ]
+
+
+def test_what_a_run_has_now_is_there_beside_what_happened(api: Api) -> None:
+    own = adapter()
+    who = api.sandbox()
+    made = api.graph(task("only", own))
+    run, task_id = made["run"]["runId"], made["tasks"][0]["taskId"]
+    with sandbox(api, who, adapters=[own]) as peer:
+        held = peer.start().assignment_id
+        base = f"/v1/sandboxes/{who[0]}/assignments/{held}/operations"
+
+        def ask(operation: str, **body: Any) -> dict[str, Any]:
+            return api.as_(who[1]).post(f"{base}/{operation}", body).ok()
+
+        ask("workpad.save", bodyMarkdown=f"# One\n{TOKEN}", baseVersion=0)
+        api.put(f"/v1/tasks/{task_id}/workpad", {"bodyMarkdown": "# Two", "baseVersion": 1}).ok()
+        said = api.post(f"/v1/tasks/{task_id}/messages", {"mode": "steer", "message": f"use {TOKEN}"}).ok(202)
+        asked = ask("permission.ask", operationId="a", prompt=f"May I use {TOKEN}?", details={"API_TOKEN": "open"})
+        open_ = ask("permission.ask", operationId="b", prompt="And this?")
+        path = f"/v1/tasks/{task_id}/permissions/{asked['permissionRequestId']}/respond"
+        api.post(path, {"decision": "denied", "reason": f"not {TOKEN}"}).ok()
+        ask("files.reserve", selectors=[{"path": "src", "kind": "prefix"}], reason="editing")
+        body = {"kind": "file", "name": "a.txt", "bytesBase64": "aGVsbG8K", "taskId": task_id, "metadata": {"by": TOKEN}}
+        artifact = api.post("/v1/artifacts", body).ok(201)
+        api.post("/v1/artifacts", {"kind": "file", "runId": run}).ok(201)
+        story = history(api, run)
+        peer.finish(held)
+    assert TOKEN not in msgspec.json.encode(story).decode()
+    by_type: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in story:
+        by_type[line["type"]].append(line)
+    assert {line["taskId"] for kind in ("workpad", "message", "permission", "reservation") for line in by_type[kind]} == {task_id}
+    first, second = by_type["workpad"]
+    assert (first["workpadVersion"], first["bodyMarkdown"], first["assignmentId"]) == (1, "# One\nghp_[redacted]", held)
+    assert (second["workpadVersion"], second["bodyMarkdown"], second["assignmentId"]) == (2, "# Two", None)
+    assert second["userId"]
+    (message,) = by_type["message"]
+    assert (message["messageId"], message["mode"], message["state"]) == (said["messageId"], "steer", "queued")
+    denied, pending = by_type["permission"]
+    assert (denied["permissionRequestId"], denied["status"], denied["details"]) == (
+        asked["permissionRequestId"], "denied", {"API_TOKEN": "[redacted]"},
+    )  # fmt: skip
+    assert (pending["permissionRequestId"], pending["status"], pending["endedAt"]) == (
+        open_["permissionRequestId"], "pending", None,
+    )  # fmt: skip
+    (reserved,) = by_type["reservation"]
+    assert (reserved["path"], reserved["kind"], reserved["assignmentId"]) == ("src", "prefix", held)
+    ready, announced = by_type["artifact"]
+    assert (ready["artifactId"], ready["digest"], ready["state"]) == (
+        artifact["artifactId"], artifact["digest"], "ready",
+    )  # fmt: skip
+    assert (announced["state"], announced["taskKey"]) == ("pending", None)
+    after = [line["type"] for line in history(api, run)]
+    assert "reservation" not in after
 
 
 def test_too_many_at_once_are_asked_to_come_again(api: Api) -> None:

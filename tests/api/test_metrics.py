@@ -92,6 +92,41 @@ def test_the_numbers_are_those_of_the_stored_times(server: Server) -> None:
     assert abs(found["parallelism"]["mean"] - 10 * 5050 / (1300 - 3)) < 0.01
 
 
+def test_waiting_is_what_questions_took_and_overlapping_ones_count_once(server: Server) -> None:
+    """One attempt asks three times, two of them at once; another asks once; a question that is open is none."""
+    api = server.account()
+    own = adapter()
+    who = api.sandbox()
+    made = api.graph(task("a", own), task("b", own))
+    run = made["run"]["runId"]
+    with sandbox(api, who, adapters=[own], max_concurrency=2) as peer:
+        held = {one.task_key: one.assignment_id for one in (peer.start(), peer.start())}
+
+        def ask(key: str, name: str) -> dict[str, str]:
+            path = f"/v1/sandboxes/{who[0]}/assignments/{held[key]}/operations/permission.ask"
+            return api.as_(who[1]).post(path, {"operationId": name, "prompt": name}).ok()
+
+        spans = {"a1": (0, 100), "a2": (50, 200), "a3": (300, 400), "b1": (0, 1000)}
+        ids = {}
+        for name in (*spans, "b2"):
+            asked = ask(name[0], name)
+            ids[name] = asked["permissionRequestId"]
+            if name in spans:
+                path = f"/v1/tasks/{asked['taskId']}/permissions/{ids[name]}/respond"
+                api.post(path, {"decision": "approved"}).ok()
+        with server.connect() as conn:
+            for name, (start, end) in spans.items():
+                conn.execute(
+                    "update permissions set created_at = '2026-01-01'::timestamptz + %s * interval '1 ms',"
+                    " ended_at = '2026-01-01'::timestamptz + %s * interval '1 ms' where permission_id = %s",
+                    [start, end, ids[name]],
+                )
+        found = api.get(f"/v1/runs/{run}/metrics").ok()["wait"]
+        assert (found["count"], found["p50Ms"], found["maxMs"]) == (3, 200, 1000)
+        for assignment_id in held.values():
+            peer.finish(assignment_id)
+
+
 def test_backoff_is_not_queueing_and_losses_are_counted(server: Server) -> None:
     api = server.account()
     own = adapter()

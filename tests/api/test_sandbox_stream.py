@@ -14,6 +14,7 @@ from api.following import following
 from api.peer import (
     SandboxPeer,
     adapter,
+    beating,
     lines,
     open_stream,
     result,
@@ -35,7 +36,7 @@ from flakes.wire.sandbox_stream import (
     LogLines,
     Welcome,
 )
-from flakes.wire.tasks import Evidence, Output, TaskError
+from flakes.wire.tasks import Evidence, Output, TaskError, TaskWarning
 
 
 def queued(api: Api, own: str, count: int = 1, **fields: Any) -> list[str]:
@@ -169,6 +170,18 @@ def test_a_task_from_offer_to_result(api: Api) -> None:
     assert (got["attempt"], got["assignmentId"]) == (1, offered.assignment_id)
     raw = api.get(f"/v1/tasks/{offered.task_id}/outputs/o")
     assert (raw.content, raw.headers["content-type"]) == (b"{}", "application/json")
+
+
+def test_warnings_of_a_result_are_kept_and_told(api: Api) -> None:
+    own = adapter()
+    made = api.graph(task("a", own))["tasks"][0]["taskId"]
+    warning = TaskWarning(code="output_too_large", message="output `big` has 9 bytes", output="big")
+    with sandbox(api, adapters=[own]) as peer:
+        peer.finish(peer.start().assignment_id, warnings=[warning])
+    kept = api.get(f"/v1/tasks/{made}/result").ok()
+    assert kept["warnings"] == [msgspec.to_builtins(warning)]
+    (told,) = [e for e in api.activity(made, "task.succeeded") if e["type"] == "task.succeeded"]
+    assert told["data"]["warnings"] == [{"code": "output_too_large", "output": "big"}]
 
 
 def test_a_declined_offer_goes_elsewhere(api: Api) -> None:
@@ -455,7 +468,7 @@ def test_the_end_of_work_that_was_never_accepted_is_refused(api: Api) -> None:
 
 def test_an_offer_that_nobody_accepts_is_withdrawn(quick: Api) -> None:
     own = adapter()
-    with sandbox(quick, adapters=[own], max_concurrency=1) as slow:
+    with sandbox(quick, adapters=[own], max_concurrency=1) as slow, beating(slow):
         (made,) = queued(quick, own)
         offered = slow.offer()
         withdrawn = slow.expect(Cancel)

@@ -13,6 +13,9 @@ from flakes.sandbox.tools.shim.commands import COMMANDS
 
 Flakes = Callable[..., Ran]
 
+INSIDE_ONLY = [words for words in COMMANDS if words[0] != "artifacts"]
+"""Artifacts are stored and fetched outside too, by other means and with more options."""
+
 
 def command_of(words: tuple[str, ...]) -> click.Command:
     found: click.Command = cli
@@ -24,7 +27,7 @@ def command_of(words: tuple[str, ...]) -> click.Command:
     return found
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", INSIDE_ONLY, ids=" ".join)
 def test_both_take_the_same(words: tuple[str, ...]) -> None:
     command = command_of(words)
     options = {
@@ -38,7 +41,7 @@ def test_both_take_the_same(words: tuple[str, ...]) -> None:
     assert counts == ([-1] if COMMANDS[words].paths else [1] if COMMANDS[words].words else [])
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", INSIDE_ONLY, ids=" ".join)
 def test_outside_a_task_they_refuse_with_a_fix(
     flakes: Flakes, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,7 +32,7 @@ run: echo 1 > "$FLAKES_OUTPUTS/extra"
 
 def test_the_examples_run_as_they_stand(session: Stage) -> None:
     blocks = re.findall(r"^```sh run\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     script = "set -euo pipefail\n" + "".join(blocks)
     place = session.scratch / "guide"
     place.mkdir()

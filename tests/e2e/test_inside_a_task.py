@@ -16,7 +16,7 @@ GUIDE = CHECKOUT / "docs" / "guide" / "inside-a-task.md"
 
 
 def test_the_example_of_the_guide_runs(session: Stage) -> None:
-    (plan,) = re.findall(r"^```markdown run\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
+    plan, artifacts = re.findall(r"^```markdown run\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
     file = session.scratch / "plan.md"
     file.write_text(plan)
     ran = session.flakes("run", str(file), "--key", "guide")
@@ -31,6 +31,40 @@ def test_the_example_of_the_guide_runs(session: Stage) -> None:
     assert {t["taskKey"]: t["workpad"]["version"] for t in listed} == {"parser": 1, "docs": 0}
     assert "version 1" in session.flakes("inspect", "guide/parser").ok().out
     assert session.flakes("runs", "reservations", "guide", "--json").ok().json["reservations"] == []
+    file.write_text(artifacts)
+    ran = session.flakes("run", str(file), "--key", "makes")
+    assert ran.code == 0, ran.out + ran.err
+    assert session.flakes("tasks", "result", "makes/use").ok().out.split()[-1] == "5000000"
+    (made,) = session.flakes("artifacts", "list", "--run", "makes", "--json").ok().json["artifacts"]
+    assert (made["kind"], made["name"], made["state"], made["sizeBytes"]) == ("model", "model.bin", "ready", 5_000_000)
+
+
+def test_artifacts_of_every_form_and_what_is_refused(session: Stage) -> None:
+    content = session.scratch / "small.bin"
+    content.write_bytes(bytes(range(256)))
+    described = session.scratch / "note.json"
+    described.write_text('{"kind": "note", "name": "n", "bytesBase64": "aGVsbG8K", "metadata": {"a": 1}}')
+    foreign = session.flakes("artifacts", "upload", str(content), "--json").ok().json["artifactId"]
+    line = f"""
+        note=$(flakes artifacts create -f {described}); flakes artifacts fetch $note
+        empty=$(flakes artifacts create /dev/null --name nothing); flakes artifacts fetch $empty | wc -c
+        flakes artifacts create {content} --json > made.json
+        id=$(sed 's/.*"artifactId": "\\([^"]*\\)".*/\\1/' made.json)
+        flakes artifacts fetch $id --raw | cmp - {content} && echo same
+        flakes artifacts fetch $id -o copy --json | grep -c '"path": "copy"'; cmp copy {content} && echo same
+        flakes artifacts fetch {foreign} -o copy2; echo foreign $?; ls copy2*
+        flakes artifacts create; echo $?; flakes artifacts create nowhere; echo $?; flakes artifacts fetch; echo $?
+    """
+    session.submit("forms", [{"taskKey": "t", "input": {"shell": line}}])
+    session.wait("forms")
+    out = session.flakes("logs", "forms/t", "--channel", "stdout").ok().out.split("\n")
+    assert out[:-1] == ["hello", "0", "same", "1", "same", "foreign 2", "2", "1", "2"], out
+    err = session.flakes("logs", "forms/t", "--channel", "stderr").ok().out
+    assert "no such artifact" in err
+    listed = session.flakes("artifacts", "list", "--run", "forms", "--json").ok().json["artifacts"]
+    assert {(a["kind"], a["name"], a["sizeBytes"]) for a in listed} == {
+        ("note", "n", 6), ("file", "nothing", 0), ("file", "small.bin", 256),
+    }  # fmt: skip
 
 
 def test_a_person_and_a_task_write_the_same_workpad(session: Stage) -> None:

@@ -68,6 +68,9 @@ def test_the_commands_of_the_guide(session: Stage) -> None:
         explained = session.flakes(*explain).ok().out
         assert "needs_input" in explained
         assert f"flakes permissions approve {request['permissionRequestId']}" in explained
+        whole = session.flakes("inspect", "release", "--explain").ok().out
+        assert f"flakes permissions approve {request['permissionRequestId']}" in whole
+        assert "(needs_input)" in whole
         refused = session.flakes("permissions", "approve", "perm_zzz")
         assert refused.code == 2
         prefix = request["permissionRequestId"][5:-4]

@@ -84,6 +84,9 @@ class ControlPlane:
         """(assignment id, operation, body) of every operation that arrived."""
         self.answers: dict[str, tuple[int, Any]] = {}
         """What operations are answered with: status and body, by name; else 200 and ``{}``."""
+        self.keys: list[str | None] = []
+        """The Idempotency-Key of every operation that arrived."""
+        self.refuse_operations = 0
         self.heartbeat_s = 0.2
         self.window = 1000
         self.connections = 0
@@ -298,6 +301,10 @@ class ControlPlane:
         with self.changed:
             self.asked.append((path["assignment_id"], path["name"], body))
             self.changed.notify_all()
+            self.keys.append(request.headers.get("idempotency-key"))
+        if self.refuse_operations:
+            self.refuse_operations -= 1
+            return Response(status_code=503)
         status, answer = self.answers.get(path["name"], (200, {}))
         return Response(encode(answer), status, media_type="application/json")
 

@@ -137,6 +137,15 @@ def test_an_output_that_is_not_as_declared_fails_the_task(
     assert result.error.code == code
     for word in words:
         assert word in result.error.message
+    # An optional one is left out, which the result says by name; the others are kept.
+    declared = {"out": declaration | {"required": False}, "sure": {}}
+    result = plane.run(shell(f"{line}; echo here > $FLAKES_OUTPUTS/sure", declaredOutputs=declared))
+    assert result.outcome is Outcome.SUCCEEDED, result.error
+    assert set(result.outputs) == {"sure"}
+    (warning,) = result.warnings
+    assert (warning.code, warning.output) == (code, "out")
+    assert "optional" in warning.message
+    assert warning.message in plane.text(result.assignment_id, "system")
 
 
 @pytest.mark.parametrize(

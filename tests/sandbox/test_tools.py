@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import resource
@@ -54,6 +55,31 @@ def test_a_command_asks_for_the_assignment_of_its_task(asked: ControlPlane) -> N
     selectors = [{"path": path, "kind": "prefix"} for path in ("src/a", "b")]
     body = {"selectors": selectors, "reason": "for now"}
     assert asked.asked == [(assignment.assignment_id, "files.reserve", body)]
+
+
+def test_an_announcement_keeps_its_key_until_it_has_its_answer(asked: ControlPlane) -> None:
+    """And its content goes on from where the control plane says it has got to."""
+    asked.keys.clear()
+    asked.refuse_operations = 2
+    asked.answers["artifact.create"] = (200, {"artifactId": "artifact_1", "state": "pending"})
+    ready = {"artifactId": "artifact_1", "state": "ready", "offset": 3, "digest": "d", "sizeBytes": 3}
+    asked.answers["artifact.append"] = (200, ready)
+    result = asked.run(shell("printf abc > f; flakes artifacts create f --kind model --json"))
+    assert result.outcome is Outcome.SUCCEEDED, result.error
+    assert json.loads(result.text) == {k: ready[k] for k in ("artifactId", "state", "digest", "sizeBytes")}
+    *announced, piece = asked.asked
+    assert [name for _, name, _ in asked.asked] == ["artifact.create"] * 3 + ["artifact.append"]
+    assert len(set(asked.keys[:3])) == 1
+    assert asked.keys[0]
+    assert asked.keys[3] is None, "a piece is known by its offset"
+    body = {"kind": "model", "name": "f", "digest": f"sha256:{hashlib.sha256(b'abc').hexdigest()}", "sizeBytes": 3}
+    assert {json.dumps(each, sort_keys=True) for _, _, each in announced} == {json.dumps(body, sort_keys=True)}
+    assert piece[2] == {"artifactId": "artifact_1", "offset": 0, "bytesBase64": "YWJj"}
+    # A file that is not what its digest says is not left behind.
+    found = {"artifactId": "artifact_1", "digest": "sha256:0", "sizeBytes": 3, "offset": 0, "bytesBase64": "YWJj"}
+    asked.answers["artifact.read"] = (200, found)
+    result = asked.run(shell("flakes artifacts fetch artifact_1 -o f; echo $?; ls"))
+    assert result.text == "1"
 
 
 def test_with_json_the_answer_is_on_stdout_and_a_refusal_on_stderr(asked: ControlPlane) -> None:

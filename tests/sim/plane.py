@@ -16,7 +16,7 @@ from flakes.core.task import Outcome
 from flakes.store import interventions, leader, links, offers, placement, sandboxes, transitions
 from flakes.store.database import Connection, Database
 from flakes.store.interventions import Intervention
-from flakes.store.transitions import Accept, Applied, End, Move
+from flakes.store.transitions import Accept, Applied, End, Move, Withdraw
 from flakes.wire.errors import ApiError
 from flakes.wire.sandbox_stream import (
     Accepted,
@@ -37,6 +37,7 @@ SUSPECT_AFTER_S = 40.0
 LOST_AFTER_S = 60.0
 OFFER_TIMEOUT_S = 20.0
 FOREVER_S = 1e6
+WITHDRAWN = "not accepted in time"
 
 
 @dataclass(slots=True, eq=False)
@@ -187,11 +188,13 @@ class Plane:
             stale = await links.stale_offers(conn, OFFER_TIMEOUT_S)
         yield
         if stale:
-            withdrawn = [End(a, None, Outcome.LOST, "not accepted in time") for a, _ in stale]
-            async for _ in self._written(withdrawn):
+            withdrawn: set[str] = set()
+            async for applied in self._written([Withdraw(a, WITHDRAWN) for a, _ in stale]):
+                withdrawn = set() if applied is None else applied.withdrawn
                 yield
             for assignment_id, sandbox_id in stale:
-                self._cancel(sandbox_id, assignment_id)
+                if assignment_id in withdrawn:
+                    self._cancel(sandbox_id, assignment_id)
         async with self.db.connection() as conn:
             lost = await links.lost(conn, lost_after_s=LOST_AFTER_S, held_s=FOREVER_S)
         yield

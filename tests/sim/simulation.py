@@ -18,7 +18,7 @@ from flakes.store.database import Query, rows, run
 from flakes.wire.hosts import SandboxPost
 from flakes.wire.sandbox_stream import Result
 from sim.daemon import Daemon, Held, Link
-from sim.plane import Job, Plane
+from sim.plane import WITHDRAWN, Job, Plane
 from store.build import World, inconsistencies, opened, task
 
 CAPABILITIES = ["linux", "gpu"]
@@ -37,6 +37,13 @@ _FACTS = Query("""
 _STATES = Query("""
     select assignment_id, state, accepted_at is not null from assignments
     where assignment_id = any(%(ids)s)""")
+
+_TAKEN_BACK = Query("select assignment_id from assignments where reason = %(reason)s and accepted_at is not null")
+_LOSSES = Query("""
+    select t.task_id, t.losses, count(a.assignment_id) from tasks t
+    left join assignments a on a.task_id = t.task_id
+        and (a.state = 'declined' or a.state = 'lost' and a.accepted_at is not null)
+    group by t.task_id, t.losses having t.losses > count(a.assignment_id)""")
 
 _EXPIRE = Query("update leaders set expires_at = now() - interval '1 s'")
 _SILENCE = Query("""
@@ -462,6 +469,14 @@ class Simulation:
         async with self.world.db.connection() as conn:
             problems = await inconsistencies(conn)
             facts = await rows(conn, _FACTS)
+            problems += [
+                f"{assignment_id} was withdrawn after it had been accepted"
+                for (assignment_id,) in await rows(conn, _TAKEN_BACK, {"reason": WITHDRAWN})
+            ]
+            problems += [
+                f"{task_id} counts {counted} losses of {real}"
+                for task_id, counted, real in await rows(conn, _LOSSES)
+            ]
             new, self._new = self._new, []
             for held in new:
                 of_task = {held.assignment_id, *self._active[held.task_id]}

@@ -380,6 +380,26 @@ async def test_every_retry_gives_the_attempts_that_the_definition_says(world: Wo
     await world.check()
 
 
+async def test_exit_75_has_its_three_tries_again_after_every_retry(world: World) -> None:
+    await world.sandbox()
+    run_id = await world.submit("run", task("a", retry={"backoffS": 0}))
+    (task_id,) = (await world.ids(run_id)).values()
+    for retries in range(3):
+        for attempt in (1, 2, 3):
+            (offer,) = await world.start()
+            assert await world.all("select attempt from assignments where live") == [
+                (3 * retries + attempt,)
+            ]
+            await world.apply(end(offer, Outcome.RETRYABLE))
+        assert await world.statuses(run_id) == {"a": "FAILED"}
+        await retry_task(world, task_id)
+    # A failure that is none of these is final at once, as it is without a retry.
+    (offer,) = await world.start()
+    await world.apply(end(offer, Outcome.FAILED))
+    assert await world.statuses(run_id) == {"a": "FAILED"}
+    await world.check()
+
+
 async def test_a_retry_forgets_the_old_result_and_its_losses(world: World) -> None:
     await world.sandbox()
     run_id = await world.submit("run", task("a"))

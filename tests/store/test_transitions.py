@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from flakes.core.limits import INFRASTRUCTURE_RETRIES_MAX
 from flakes.core.task import TERMINAL, Outcome, TaskStatus
-from flakes.store.transitions import Accept, End
+from flakes.store import links
+from flakes.store.transitions import Accept, End, Withdraw
 from store.build import Offer, World, accept, end, lost, opened, task, text_result
 
 pytestmark = pytest.mark.anyio
@@ -207,6 +208,67 @@ async def test_the_first_loss_is_placed_again_at_once_and_the_second_waits(world
         "select extract(epoch from not_before - now())::float from ready_tasks"
     )
     assert 0.3 < delay[0] <= 1.0
+
+
+async def test_offers_that_nobody_takes_cost_no_try_and_back_off(world: World) -> None:
+    sandbox_id = await world.sandbox()
+    run_id = await world.submit("run", task("a"))
+    delays: list[float] = []
+    for _ in range(2 * INFRASTRUCTURE_RETRIES_MAX):
+        await world.all("update ready_tasks set not_before = null returning 1")
+        (offer,) = await world.schedule()
+        async with world.db.connection() as conn:
+            assert await links.stale_offers(conn, -1.0) == [(offer.assignment_id, sandbox_id)]
+        applied = await world.apply(Withdraw(offer.assignment_id, "not accepted in time"))
+        assert (applied.withdrawn, applied.ended, applied.freed) == ({offer.assignment_id}, 1, 1)
+        assert await world.all("select status, attempt, losses from tasks") == [("QUEUED", 1, 0)]
+        (delay,) = await world.all("select extract(epoch from not_before - now())::float from ready_tasks")
+        delays.append(delay[0])
+        await world.check()
+    for n, delay in enumerate(delays):
+        whole = min(60, 2**n)
+        assert whole / 2 - 1 < delay <= whole
+    # Once it was taken, it counts from the beginning.
+    await world.all("update ready_tasks set not_before = null returning 1")
+    (offer,) = await world.start()
+    await world.apply(lost(offer))
+    assert await world.all("select losses from tasks") == [(1,)]
+    (offer,) = await world.schedule()
+    await world.apply(Withdraw(offer.assignment_id, "not accepted in time"))
+    (delay,) = await world.all("select extract(epoch from not_before - now())::float from ready_tasks")
+    assert delay[0] <= 1
+    assert await world.statuses(run_id) == {"a": "QUEUED"}
+    await world.check()
+
+
+async def test_an_accept_that_came_before_the_withdrawal_stands(world: World) -> None:
+    run_id, offers = await running(world)
+    events = await world.all("select count(*) from events")
+    applied = await world.apply(Withdraw(offers["a"].assignment_id, "late"))
+    assert (applied.withdrawn, applied.stale, applied.ended) == (set(), set(), 0)
+    assert await world.all("select count(*) from events") == events
+    assert await world.statuses(run_id) == {"a": "RUNNING"}
+    # In one batch the order decides, and the later one of the two is refused or nothing.
+    await world.apply(end(offers["a"], Outcome.FAILED))
+    run_id = await world.submit("both", task("b"), task("c"))
+    first, second = await world.schedule()
+    applied = await world.apply(
+        accept(first), Withdraw(first.assignment_id, "late"),
+        Withdraw(second.assignment_id, "in time"), accept(second),
+    )  # fmt: skip
+    assert applied.withdrawn == applied.stale == {second.assignment_id}
+    assert sorted((await world.statuses(run_id)).values()) == ["QUEUED", "RUNNING"]
+    await world.check()
+
+
+async def test_a_sandbox_that_is_lost_before_it_accepted_costs_no_try(world: World) -> None:
+    await world.sandbox()
+    await world.submit("run", task("a"))
+    (offer,) = await world.schedule()
+    applied = await world.apply(lost(offer, "its host is gone"))
+    assert (applied.ended, applied.withdrawn) == (1, set())
+    assert await world.all("select status, losses from tasks") == [("QUEUED", 0)]
+    await world.check()
 
 
 async def test_a_declined_offer_goes_elsewhere_and_costs_no_attempt(world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,11 +35,15 @@ ATTEMPTS = st.builds(
     losses=st.integers(0, INFRASTRUCTURE_RETRIES_MAX + 2),
     backoff_s=st.floats(0, 86_400),
     backoff_s_max=st.floats(0, 86_400),
+    attempts_asked=st.integers(1, 100),
+    not_taken=st.integers(0, 100),
 )
 
 
-def attempts(attempt: int = 1, maximum: int = 1, losses: int = 0) -> Attempts:
-    return Attempts(attempt, maximum, losses, backoff_s=1.0, backoff_s_max=300.0)
+def attempts(attempt: int = 1, maximum: int = 1, losses: int = 0, asked: int = 1) -> Attempts:
+    return Attempts(
+        attempt, maximum, losses, backoff_s=1.0, backoff_s_max=300.0, attempts_asked=asked
+    )
 
 
 def test_every_status_is_saved_live_or_terminal() -> None:
@@ -125,12 +131,14 @@ def test_a_requested_cancel_wins_over_every_other_outcome(
 @given(st.sampled_from([Outcome.FAILED, Outcome.RETRYABLE]), JITTER)
 def test_work_that_always_fails_uses_exactly_its_attempts(outcome: Outcome, jitter: float) -> None:
     for maximum in (1, 2, 5):
-        spent, tries = attempts(1, maximum), 1
+        spent, tries = attempts(1, maximum, asked=maximum), 1
         while (
             verdict := judge(outcome, spent, cancel_requested=False, jitter=jitter)
         ).event is TaskEvent.REQUEUED:
             tries += 1
-            spent = attempts(spent.attempt + verdict.counts_as_attempt, maximum)
+            spent = attempts(
+                spent.attempt + verdict.counts_as_attempt, maximum, asked=maximum
+            )
         assert verdict.event is TaskEvent.FAILED
         asked = RETRYABLE_ATTEMPTS if outcome is Outcome.RETRYABLE and maximum == 1 else maximum
         assert tries == asked
@@ -153,6 +161,28 @@ def test_losses_have_a_budget_of_their_own_and_spare_the_users(
     assert requeues == INFRASTRUCTURE_RETRIES_MAX
     assert delays[0] == 0.0
     assert all(delay > 0 for delay in delays[1:])
+
+
+@given(ATTEMPTS, JITTER)
+def test_an_offer_that_nobody_took_costs_nothing_but_time(spent: Attempts, jitter: float) -> None:
+    verdict = judge(Outcome.LOST, spent, cancel_requested=False, jitter=jitter, taken=False)
+    assert verdict.event is TaskEvent.REQUEUED
+    assert not verdict.counts_as_loss
+    assert not verdict.counts_as_attempt
+    assert 0.5 <= verdict.delay_s <= 60
+
+
+@given(st.integers(0, 50), JITTER)
+def test_exit_75_gets_its_tries_anew_after_a_retry_by_hand(before: int, jitter: float) -> None:
+    spent = Attempts(before + 1, before + 1, 0, backoff_s=1.0, backoff_s_max=300.0)
+    tries = 1
+    while (
+        judge(Outcome.RETRYABLE, spent, cancel_requested=False, jitter=jitter).event
+        is TaskEvent.REQUEUED
+    ):
+        tries += 1
+        spent = dataclasses.replace(spent, attempt=spent.attempt + 1)
+    assert tries == RETRYABLE_ATTEMPTS
 
 
 def test_cancelled_by_its_sandbox_is_cancelled() -> None:

@@ -217,6 +217,14 @@ class Client(AccountMethods, ArtifactMethods, SteeringMethods):
             found += page.tasks
         return found
 
+    async def explain_run(
+        self, run: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> tasks.TasksExplained:
+        """The tasks of a run that do not move, and why: those that wait for a person come first."""
+        params = {"limit": limit, "cursor": cursor}
+        path = _path("runs", run, "explanations")
+        return await self._transport.call("GET", path, tasks.TasksExplained, params=params)
+
     async def get_task(self, task: str, *, explain: bool = False) -> tasks.TaskDetail:
         """`task` is a task id, or `RUN/TASKKEY`; `explain` adds why it is not running."""
         if "/" not in task:

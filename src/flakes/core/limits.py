@@ -36,6 +36,11 @@ OUTPUT_PROBLEMS_MAX: Final = 20
 ARTIFACT_SIZE_BYTES_MAX: Final = 5 * GIB
 ARTIFACT_INLINE_BYTES_MAX: Final = 16 * MIB
 ARTIFACT_NAME_LENGTH_MAX: Final = 255
+INPUT_ARTIFACTS_MAX: Final = 64
+INPUT_ARTIFACTS_SIZE_BYTES_MAX: Final = 10 * GIB
+"""All artifacts that one task names as inputs, together."""
+ARTIFACT_PIECE_BYTES_MAX: Final = 2 * MIB
+"""What a running task sends or reads of an artifact at once."""
 
 LOG_LINE_BYTES_MAX: Final = 8 * KIB
 TASK_LOG_SIZE_BYTES_MAX: Final = 64 * MIB

@@ -115,6 +115,10 @@ class Attempts:
     losses: int
     backoff_s: float
     backoff_s_max: float
+    attempts_asked: int = 1
+    """What its retry policy says. A retry by hand grants as many again, on top of those it had."""
+    not_taken: int = 0
+    """Offers in a row before this one that no sandbox took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +137,26 @@ RETRYABLE_ATTEMPTS: Final = 3
 
 
 def judge(
-    outcome: Outcome, attempts: Attempts, *, cancel_requested: bool, jitter: float
+    outcome: Outcome,
+    attempts: Attempts,
+    *,
+    cancel_requested: bool,
+    jitter: float,
+    taken: bool = True,
 ) -> Verdict:
     """Decide what an attempt's end does to its task.
 
-    `jitter` is a number in [0, 1) from the caller. A requested cancel wins over every outcome but
+    `jitter` is a number in [0, 1) from the caller. `taken` says whether a sandbox had accepted it: an
+    offer that nobody took costs nothing but time. A requested cancel wins over every outcome but
     success: work that was finished before the cancel arrived is not thrown away.
     """
     if outcome is Outcome.SUCCEEDED:
         return Verdict(E.SUCCEEDED)
     if cancel_requested or outcome is Outcome.CANCELLED:
         return Verdict(E.CANCELLED)
+    if outcome is Outcome.LOST and not taken:
+        delay_s = retry.backoff_s(attempts.not_taken + 1, 1.0, 60.0, jitter)
+        return Verdict(E.REQUEUED, delay_s=delay_s)
     if outcome in (Outcome.LOST, Outcome.DECLINED):
         if attempts.losses >= INFRASTRUCTURE_RETRIES_MAX:
             return Verdict(E.FAILED)
@@ -151,8 +164,8 @@ def judge(
         delay_s = 0.0 if attempts.losses == 0 else retry.backoff_s(attempts.losses, 1.0, 60.0, jitter)
         return Verdict(E.REQUEUED, delay_s=delay_s, counts_as_loss=True)
     limit = attempts.attempts_max
-    if outcome is Outcome.RETRYABLE and limit == 1:
-        limit = RETRYABLE_ATTEMPTS
+    if outcome is Outcome.RETRYABLE and attempts.attempts_asked == 1:
+        limit += RETRYABLE_ATTEMPTS - 1
     if attempts.attempt >= limit:
         return Verdict(E.FAILED)
     delay_s = retry.backoff_s(attempts.attempt, attempts.backoff_s, attempts.backoff_s_max, jitter)

@@ -62,12 +62,12 @@ class BlobClient:
 
         await self._persist("blob upload", put)
 
-    async def download(self, digest: str, target: Path) -> None:
-        """Fetch a blob into a file and check that it is what its digest says."""
+    async def download(self, digest: str, target: Path, size_bytes_max: int | None = None) -> None:
+        """Fetch a blob into a file and check that it is what its digest says, and not larger than said."""
 
         async def get() -> None:
             client = self._open()
-            hashed = hashlib.sha256()
+            hashed, left = hashlib.sha256(), size_bytes_max
             url = f"{self._base}/blobs/{digest}"
             async with client.stream("GET", url, headers=self._headers()) as response:
                 if response.status_code != 200:
@@ -77,6 +77,8 @@ class BlobClient:
                     async for chunk in response.aiter_bytes(CHUNK_BYTES):
                         hashed.update(chunk)
                         file.write(chunk)
+                        if left is not None and (left := left - len(chunk)) < 0:
+                            break
             if f"sha256:{hashed.hexdigest()}" != digest:
                 raise AgentError(
                     "input_damaged", f"the bytes that came for {digest} are not those", lost=True

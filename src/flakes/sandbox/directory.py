@@ -1,6 +1,7 @@
 """An assignment's directory: its layout, its brief, and its environment.
 
-``work/`` (the working directory, empty at first), ``brief.md``, ``inputs/<task>/<output>``, ``outputs/``,
+``work/`` (the working directory, empty at first), ``brief.md``, ``inputs/<task>/<output>``,
+``inputs/artifacts/<name>``, ``outputs/``,
 ``inbox.jsonl``, ``tmp/``, ``state/`` (what the task keeps beside its work, such as its workpad), ``bin/``
 (the `flakes` command of the task, first on its PATH). It is made anew for every attempt and removed when
 the result is acknowledged. What comes into the environment is listed here (and, for the socket, in
@@ -12,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +23,11 @@ from flakes.core.limits import MIB
 from flakes.sandbox.processes import MARK
 from flakes.sandbox.tools import place
 from flakes.wire.config import SandboxConfig
-from flakes.wire.sandbox_stream import Assignment
-from flakes.wire.tasks import TaskDefinition
+from flakes.wire.sandbox_stream import Assignment, InputArtifact
+from flakes.wire.tasks import ARTIFACTS, TaskDefinition
 
+FILE_NAME_BYTES_MAX: Final = 240
+"""Below what file systems take, so that tools can make names of their own from it."""
 FREE_BYTES_MIN: Final = MIB
 """With less than this free, a task's failure is put down to the full disk."""
 
@@ -59,6 +62,18 @@ class TaskDirectory:
         path.parent.mkdir(exist_ok=True)
         return path
 
+    def artifact_paths(self, artifacts: Sequence[InputArtifact]) -> dict[str, Path]:
+        """Where input artifacts go, by id: under their own names where these are file names that nothing
+        else there has, else under their ids. Makes the directory."""
+        directory = self.inputs / ARTIFACTS
+        directory.mkdir(exist_ok=True)
+        return {key: directory / name for key, name in artifact_names(artifacts).items()}
+
+    def room_bytes(self) -> int:
+        """How much may be written before the file system is full."""
+        stat = os.statvfs(self.root)
+        return stat.f_bavail * stat.f_frsize
+
     def remove(self) -> None:
         """Remove everything, also what a task left without rights for us; blocking."""
         place.remove(self.root)
@@ -73,6 +88,25 @@ class TaskDirectory:
             return False
         out_of_files = stat.f_files > 0 and stat.f_favail == 0
         return stat.f_bavail * stat.f_frsize < FREE_BYTES_MIN or out_of_files
+
+
+def artifact_names(artifacts: Sequence[InputArtifact]) -> dict[str, str]:
+    """The file name of each input artifact, by its id; see `TaskDirectory.artifact_paths`."""
+    taken = {each.artifact_id.casefold() for each in artifacts}
+    names: dict[str, str] = {}
+    for each in artifacts:
+        name = each.name or ""
+        if not _is_file_name(name) or name.casefold() in taken:
+            name = each.artifact_id
+        taken.add(name.casefold())
+        names[each.artifact_id] = name
+    return names
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether it is a plain name on every system: one segment, nothing hidden, nothing that prints badly."""
+    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith((".", "-"))
+    return plain and 0 < len(name.encode("utf-8", "replace")) <= FILE_NAME_BYTES_MAX
 
 
 def disk_full(error: BaseException) -> bool:
@@ -97,6 +131,14 @@ def brief_of(definition: TaskDefinition, assignment: Assignment) -> str:
     if assignment.inputs:
         names = [f"- `{item.task_key}/{item.output_key}`" for item in assignment.inputs]
         parts.append("## Inputs\n\nFiles in `$FLAKES_INPUTS`:\n\n" + "\n".join(names))
+    if assignment.artifacts:
+        files = artifact_names(assignment.artifacts)
+        names = [
+            f"- `{files[each.artifact_id]}` ({each.artifact_id}, {each.size_bytes} bytes)"
+            for each in assignment.artifacts
+        ]
+        heading = f"## Artifacts\n\nFiles in `$FLAKES_INPUTS/{ARTIFACTS}`:\n\n"
+        parts.append(heading + "\n".join(names))
     if definition.declared_outputs:
         names = [
             f"- `{key}` ({declared.kind}{'' if declared.required else ', optional'})"

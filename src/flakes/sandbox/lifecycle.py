@@ -28,6 +28,7 @@ from flakes.sandbox import outputs
 from flakes.sandbox.blobs import BlobClient, RefusedError
 from flakes.sandbox.containment import Containment
 from flakes.sandbox.directory import (
+    FREE_BYTES_MIN,
     TaskDirectory,
     brief_of,
     disk_full,
@@ -45,7 +46,7 @@ from flakes.wire.codec import BodyError, encode
 from flakes.wire.config import SandboxConfig
 from flakes.wire.errors import ApiError
 from flakes.wire.sandbox_stream import Assignment, Result
-from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError
+from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +101,7 @@ class Lifecycle:
         self._tools: ToolServer | None = None
         self._outputs: dict[str, Output] = {}
         self._evidence: list[Evidence] = []
+        self._warnings: list[TaskWarning] = []
         self._text = ""
         self._exit_code: int | None = None
 
@@ -143,6 +145,7 @@ class Lifecycle:
             exit_code=self._exit_code,
             outputs=self._outputs,
             evidence=self._evidence,
+            warnings=self._warnings,
             error=_task_error(error),
             started_at_ms=started_at_ms,
             ended_at_ms=_now_ms(),
@@ -205,7 +208,7 @@ class Lifecycle:
             return self._failed(turn, uses_directory=uses_directory)
         if definition.declared_outputs and uses_directory:
             self._outputs = await outputs.collect(
-                definition.declared_outputs, self._directory.outputs, services.blobs, self._sink.say
+                definition.declared_outputs, self._directory.outputs, services.blobs, self._warn
             )
         for line in definition.verify if uses_directory else ():
             await self._verify(line)
@@ -232,6 +235,7 @@ class Lifecycle:
                 self._sink.say(f"input {item.task_key}/{item.output_key} is a workspace: left out")
             else:
                 await self._services.blobs.download(item.output.digest, path)
+        await self._deliver_artifacts(assignment, definition)
         self._tools = await ToolServer.open(
             assignment.assignment_id,
             directory.root,
@@ -242,6 +246,27 @@ class Lifecycle:
         self._containment.env = environment(
             self._services.config, assignment, definition, directory, self._services.own_env
         ) | self._tools.env()
+
+    async def _deliver_artifacts(self, assignment: Assignment, definition: TaskDefinition) -> None:
+        """Bring the artifacts that the task names, one after the other, each verified."""
+        artifacts = {each.artifact_id: each for each in assignment.artifacts}
+        missing = [each for each in definition.input_artifacts if each not in artifacts]
+        if missing:
+            raise _artifact_missing(missing[0])
+        if not artifacts:
+            return
+        needed_bytes = sum(each.size_bytes for each in artifacts.values())
+        if needed_bytes + FREE_BYTES_MIN > self._directory.room_bytes():
+            full = disk_full_error(self._directory.root)
+            raise AgentError(full.code, f"{full.message}: {needed_bytes} bytes of inputs", full.fix)
+        for key, path in self._directory.artifact_paths(list(artifacts.values())).items():
+            each = artifacts[key]
+            try:
+                await self._services.blobs.download(each.digest, path, each.size_bytes)
+            except RefusedError as error:
+                if error.status == 404:
+                    raise _artifact_missing(key) from error
+                raise
 
     def _job(self, assignment: Assignment, definition: TaskDefinition, brief: str) -> Job:
         directory = self._directory
@@ -313,6 +338,10 @@ class Lifecycle:
             return Outcome.LOST, AgentError("sandbox_stopping", message, lost=True)
         return Outcome.CANCELLED, None
 
+    def _warn(self, warning: TaskWarning) -> None:
+        self._warnings.append(warning)
+        self._sink.say(warning.message)
+
     async def _on_event(self, event: AgentEvent) -> None:
         data: Mapping[str, Any] = event.data
         if event.kind == "output":
@@ -357,10 +386,19 @@ def fitted(result: Result) -> bytes:
             exit_code=result.exit_code,
             outputs=result.outputs,
             evidence=evidence,
+            warnings=result.warnings,
             error=result.error,
             started_at_ms=result.started_at_ms,
             ended_at_ms=result.ended_at_ms,
         )
+    )
+
+
+def _artifact_missing(artifact_id: str) -> AgentError:
+    return AgentError(
+        "input_artifact_missing",
+        f"the artifact {artifact_id}, an input of the task, was deleted after the task was admitted",
+        "store it again, and submit a task that names the new one",
     )
 
 

@@ -2,7 +2,8 @@
 
 Only what was declared is collected, and only regular files. A small text travels inside the result,
 everything else as a blob that is uploaded before the result is said. What a task promised and did not
-leave behind fails it, whatever its exit code was; an optional output that is not valid is left out.
+leave behind fails it, whatever its exit code was; an optional output that is missing, too large or not
+valid is left out, with a warning that the result carries.
 
 JSON with a schema, or large JSON, is checked by a process of its own (`schema_check`): neither its memory
 nor its time are the daemon's.
@@ -26,7 +27,7 @@ from flakes.core.keys import is_key
 from flakes.core.limits import KIB, MIB, OUTPUT_INLINE_BYTES_MAX, OUTPUT_PROBLEMS_MAX
 from flakes.sandbox.blobs import BlobClient
 from flakes.wire.schemas import Problem
-from flakes.wire.tasks import Output, OutputDeclaration
+from flakes.wire.tasks import Output, OutputDeclaration, TaskWarning
 
 log = structlog.get_logger(__name__)
 
@@ -54,15 +55,18 @@ async def collect(
     declared: dict[str, OutputDeclaration],
     directory: Path,
     blobs: BlobClient,
-    say: Callable[[str], None],
+    warn: Callable[[TaskWarning], None],
 ) -> dict[str, Output]:
     """Find, check and upload; raises `AgentError` (`output_missing`, `output_invalid`,
-    `output_too_large`, `output_unsupported`). `say` is told of optional outputs that are left out."""
-    found = await asyncio.to_thread(find, declared, directory)
+    `output_too_large`, `output_unsupported`). `warn` is told of optional outputs that are left out."""
+    found, left_out = await asyncio.to_thread(find, declared, directory)
+    for each in left_out:
+        warn(each)
     for key, wrong in (await invalid(declared, found)).items():
         del found[key]
         first = f"{wrong[0].path}: {wrong[0].message}"
-        say(f"the optional output `{key}` is not valid and is left out: {first}")
+        message = f"the optional output `{key}` is not valid and is left out: {first}"
+        warn(TaskWarning(code="output_invalid", message=message, output=key))
     outputs: dict[str, Output] = {}
     inline_bytes = 0
     for key, file in found.items():
@@ -79,24 +83,49 @@ async def collect(
     return outputs
 
 
-def find(declared: dict[str, OutputDeclaration], directory: Path) -> dict[str, Found]:
-    """The declared outputs that are there, their content unread; blocking."""
-    workspaces = [key for key, declaration in declared.items() if declaration.kind == "workspace"]
-    if workspaces:
+def find(
+    declared: dict[str, OutputDeclaration], directory: Path
+) -> tuple[dict[str, Found], list[TaskWarning]]:
+    """The declared outputs that are there, their content unchecked, and the optional ones that are left
+    out; blocking. Raises for the required ones, all that are missing named together."""
+    found: dict[str, Found] = {}
+    left_out: list[TaskWarning] = []
+    missing: list[str] = []
+    for key, declaration in declared.items():
+        try:
+            found[key] = _found(key, declaration, directory)
+        except AgentError as error:
+            if not declaration.required:
+                message = f"{error.message}; it is optional and left out"
+                left_out.append(TaskWarning(code=error.code, message=message, output=key))
+            elif error.code == "output_missing":
+                missing.append(key)
+            else:
+                raise
+    if missing:
+        raise _missing(missing, directory)
+    return found, left_out
+
+
+def _found(key: str, declaration: OutputDeclaration, directory: Path) -> Found:
+    if declaration.kind == "workspace":
         raise AgentError(
             "output_unsupported",
-            f"outputs of kind `workspace` are not supported by this adapter: {_names(workspaces)}",
+            f"outputs of kind `workspace` are not supported by this adapter: `{key}`",
             "declare the output as `text` or `json`",
         )
-    paths = {key: _path_of(key, directory) for key in declared}
-    missing = [key for key, path in paths.items() if path is None and declared[key].required]
-    if missing:
-        raise AgentError(
-            "output_missing",
-            f"the task ended without its declared output {_names(missing)} in {directory}",
-            "write each one to `$FLAKES_OUTPUTS/<key>`, or declare it with `required: false`",
-        )
-    return {key: _measured(key, path, declared[key]) for key, path in paths.items() if path}
+    path = _path_of(key, directory)
+    if path is None:
+        raise _missing([key], directory)
+    return _measured(key, path, declaration)
+
+
+def _missing(keys: list[str], directory: Path) -> AgentError:
+    return AgentError(
+        "output_missing",
+        f"the task ended without its declared output {_names(keys)} in {directory}",
+        "write each one to `$FLAKES_OUTPUTS/<key>`, or declare it with `required: false`",
+    )
 
 
 async def invalid(

@@ -131,11 +131,16 @@ class Pending:
     expires_at: datetime | None
 
 
+def check_metadata(post: ArtifactPost) -> None:
+    """Refuse metadata beyond the limit."""
+    check_size("metadata", post.metadata, limits.METADATA_SIZE_BYTES_MAX)
+
+
 async def place_of(
     conn: Connection, owner_id: str, post: ArtifactPost
 ) -> tuple[str | None, str | None]:
     """Check an announcement and find its run and task, both this owner's: their ids."""
-    check_size("metadata", post.metadata, limits.METADATA_SIZE_BYTES_MAX)
+    check_metadata(post)
     run_id = None if post.run_id is None else await runs.resolve(conn, owner_id, post.run_id)
     if post.task_id is None:
         return run_id, None

@@ -12,7 +12,7 @@ from flakes.core.keys import is_key
 from flakes.wire import schemas
 from flakes.wire.codec import Issue, encode
 from flakes.wire.errors import ApiError
-from flakes.wire.tasks import OutputDeclaration, TaskDefinition
+from flakes.wire.tasks import ARTIFACTS, OutputDeclaration, TaskDefinition
 
 KEY_FIX = "use lower-case letters and digits, joined by single hyphens, at most 64 characters"
 
@@ -48,6 +48,12 @@ def check_definition(key: str, definition: TaskDefinition) -> None:
         check_key("output", output)
         if declaration.schema is not None:
             _check_schema(f"tasks.{key}.declaredOutputs.{output}", declaration)
+    if definition.input_artifacts and ARTIFACTS in definition.depends_on:
+        raise ApiError(
+            "invalid_request", f"task {key!r} has input artifacts and depends on a task called {ARTIFACTS!r}",
+            "both would be delivered to the same directory: give that task another key",
+            issues=[Issue(path=f"{key}.inputArtifacts", message=f"needs the directory {ARTIFACTS!r} of the inputs")],
+        )  # fmt: skip
     if definition.adapter == "command" and not _has_command(definition.input):
         raise ApiError(
             "invalid_request", f"task {key!r} has no command to run",

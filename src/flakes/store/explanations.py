@@ -1,14 +1,20 @@
-"""Why a task is not running, from stored facts: the codes of `CODES`, each with a sentence and a next step."""
+"""Why tasks are not running, from stored facts: the codes of `CODES`, each with a sentence and a next step.
+
+The facts of many tasks are read in as many statements as those of one.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from flakes.core.task import TERMINAL, TaskStatus
-from flakes.store import permissions
-from flakes.store.database import Connection, Query, row, rows
-from flakes.wire.tasks import Explanation, TaskDetail
+from flakes.store import permissions, runs, tasks
+from flakes.store.database import Connection, Query, rows
+from flakes.wire.tasks import Explanation, Task, TaskExplained
 
 CODES: Final[dict[str, str]] = {
     "dependency_pending": "Tasks it depends on have not ended (well).",
@@ -51,24 +57,139 @@ _NEXT: Final[dict[str, str]] = {
 }
 
 _CLASS = Query("""
-    select c.reason_code, c.reason_facts, c.reason_at, q.task_id is not null
+    select t.task_id, c.reason_code, c.reason_facts, c.reason_at, q.task_id is not null
     from tasks t join task_classes c using (class_id)
     left join ready_tasks q on q.task_id = t.task_id
-    where t.task_id = %(task_id)s""")
+    where t.task_id = any(%(task_ids)s)""")
 
+# What holds the task back comes first, so that the end of a long list is what nobody misses.
 _DEPENDENCIES = Query("""
-    select s.task_key, s.status from task_dependencies d join tasks s on s.task_id = d.depends_on
-    where d.task_id = %(task_id)s order by s.task_key""")
+    select t.task_id, s.task_key, s.status
+    from unnest(%(task_ids)s::text[]) as t(task_id)
+    cross join lateral (
+        select s.task_key, s.status from task_dependencies d
+        join tasks s on s.task_id = d.depends_on
+        where d.task_id = t.task_id
+        order by s.status = 'SUCCEEDED', s.task_key limit %(limit)s
+    ) s
+    order by t.task_id, s.task_key""")
+
+# The live offer or attempt, and the offers up to now that no sandbox took.
+_OFFERS = Query("""
+    select t.task_id, l.assignment_id, l.state, l.sandbox_id, n.count, n.sandbox_id
+    from unnest(%(task_ids)s::text[]) as t(task_id)
+    left join lateral (
+        select a.assignment_id, a.state, a.sandbox_id from assignments a
+        where a.task_id = t.task_id and a.live limit 1
+    ) l on true
+    cross join lateral (
+        select count(*), (array_agg(o.sandbox_id order by o.assignment_id desc))[1] as sandbox_id
+        from assignments o
+        where o.task_id = t.task_id and o.state = 'lost' and o.accepted_at is null
+          and o.assignment_id > coalesce(
+              (select max(b.assignment_id) from assignments b
+               where b.task_id = t.task_id and b.accepted_at is not null), '')
+    ) n""")
+
+# Those that wait for a person come first, and what is ready before what waits for it.
+_STILL = Query("""
+    select task_id, place from (
+        select t.task_id, case t.status when 'RUNNING' then 0 when 'QUEUED' then 1
+                   when 'WAITING' then 2 when 'BLOCKED' then 3 else 4 end as place
+        from tasks t
+        where t.run_id = %(run_id)s
+          and (t.status in ('QUEUED', 'WAITING', 'BLOCKED', 'SAVED')
+               or t.status = 'RUNNING' and exists (
+                   select 1 from permissions p
+                   where p.assignment_id = t.assignment_id and p.status = 'pending'))
+    ) still
+    where (place, task_id) > (%(place)s::integer, %(task_id)s::text collate "C")
+    order by place, task_id limit %(limit)s""")
+
+DEPENDENCIES_TOLD_MAX: Final = 50
 
 
-async def explain(conn: Connection, task: TaskDetail) -> Explanation:
+@dataclass(slots=True)
+class _Facts:
+    """What is known of one task beside its own row."""
+
+    class_code: str | None = None
+    class_facts: dict[str, Any] = field(default_factory=dict)
+    class_at: datetime | None = None
+    in_queue: bool = False
+    dependencies: dict[str, str] = field(default_factory=dict)
+    live: tuple[str, str, str] | None = None
+    """(assignment id, state, sandbox id) of what was offered or runs."""
+    not_taken: dict[str, Any] = field(default_factory=dict)
+    question: dict[str, Any] | None = None
+
+
+async def explain(conn: Connection, task: Task) -> Explanation:
     """The one reason that matters most now."""
-    status = TaskStatus(task.status)
-    code, evidence = await _reason(conn, task, status)
-    sentence = CODES[code]
+    return (await _explained(conn, [task]))[0]
+
+
+async def of_run(
+    conn: Connection, owner_id: str, reference: str, *, after: str | None, limit: int
+) -> tuple[list[TaskExplained], str | None]:
+    """The tasks of a run that do not move, each with its reason, and the cursor of the page after."""
+    run_id = await runs.resolve(conn, owner_id, reference)
+    place, _, task_id = (after or "").partition(":")
+    found = await rows(conn, _STILL, {
+        "run_id": run_id, "place": int(place) if place.isdigit() and len(place) < 4 else -1,
+        "task_id": task_id, "limit": limit,
+    })  # fmt: skip
+    ids = [r[0] for r in found]
+    shown = {task.task_id: task for task in await tasks.some(conn, owner_id, ids)} if ids else {}
+    still = [shown[task_id] for task_id in ids if task_id in shown]
+    explained = [
+        TaskExplained(
+            task_id=task.task_id, task_key=task.task_key, status=task.status, explanation=explanation
+        )
+        for task, explanation in zip(still, await _explained(conn, still), strict=True)
+    ]
+    return explained, f"{found[-1][1]}:{found[-1][0]}" if len(found) == limit else None
+
+
+async def _explained(conn: Connection, found: Sequence[Task]) -> list[Explanation]:
+    facts = await _facts(conn, found) if found else {}
+    return [_sentence(task, *_reason(task, facts[task.task_id])) for task in found]
+
+
+async def _facts(conn: Connection, found: Sequence[Task]) -> dict[str, _Facts]:
+    facts: defaultdict[str, _Facts] = defaultdict(_Facts)
+    ids = [task.task_id for task in found if TaskStatus(task.status) not in TERMINAL]
+    for task_id, code, values, at, in_queue in await rows(conn, _CLASS, {"task_ids": ids}):
+        one = facts[task_id]
+        one.class_code, one.class_facts, one.class_at, one.in_queue = code, values or {}, at, in_queue
+    blocked = [task.task_id for task in found if task.status == TaskStatus.BLOCKED]
+    params = {"task_ids": blocked, "limit": DEPENDENCIES_TOLD_MAX}
+    for task_id, key, status in await rows(conn, _DEPENDENCIES, params) if blocked else ():
+        facts[task_id].dependencies[key] = status
+    running: dict[str, str] = {}
+    for task_id, assignment_id, state, sandbox_id, count, last in await rows(
+        conn, _OFFERS, {"task_ids": ids}
+    ):
+        if assignment_id is not None:
+            facts[task_id].live = (assignment_id, state, sandbox_id)
+            running[assignment_id] = task_id
+        if count:
+            facts[task_id].not_taken = {"offersNotTaken": count, "lastSandboxId": last}
+    for assignment_id, question in (await permissions.first_pending(conn, list(running))).items():
+        facts[running[assignment_id]].question = question
+    for task in found:
+        facts[task.task_id]  # what has ended has none
+    return facts
+
+
+def _sentence(task: Task, code: str, evidence: dict[str, Any]) -> Explanation:
+    sentence, next_action = CODES[code], _NEXT[code]
     if code == "dependency_pending":
         pending = [f"{key} ({state})" for key, state in evidence["dependencies"].items() if state != "SUCCEEDED"]
         sentence = f"Waits for {', '.join(pending[:5])}{' and more' if len(pending) > 5 else ''}."
+    elif code == "retry_backoff" and "offersNotTaken" in evidence:
+        sentence = f"Its sandbox did not take the last offer; the next one is made at {evidence['nextAttemptAt']}."
+        next_action = f"look at the sandbox: `flakes sandboxes list`, {evidence['lastSandboxId']}"
     elif code == "retry_backoff":
         sentence = f"Its last attempt failed; the next one starts at {evidence['nextAttemptAt']}."
     elif code in ("capacity_saturated", "pool_at_limit"):
@@ -77,18 +198,14 @@ async def explain(conn: Connection, task: TaskDetail) -> Explanation:
         sentence = f"Nothing connected offers {', '.join(evidence['missing'])}."
     elif code == "needs_input":
         sentence = f"It asks: {evidence['prompt'][:300]}"
-        answer = f"flakes permissions approve {evidence['permissionRequestId']}"
-        return Explanation(
-            code=code, sentence=sentence, evidence=evidence, next_action=f"answer it: `{answer}`, or `deny`"
-        )
+        next_action = f"answer it: `flakes permissions approve {evidence['permissionRequestId']}`, or `deny`"
     elif code == "adapter_unavailable":
         sentence = f"Nothing connected offers the adapter {task.adapter!r}."
-    return Explanation(code=code, sentence=sentence, evidence=evidence, next_action=_NEXT[code])
+    return Explanation(code=code, sentence=sentence, evidence=evidence, next_action=next_action)
 
 
-async def _reason(
-    conn: Connection, task: TaskDetail, status: TaskStatus
-) -> tuple[str, dict[str, Any]]:
+def _reason(task: Task, facts: _Facts) -> tuple[str, dict[str, Any]]:
+    status = TaskStatus(task.status)
     if status in TERMINAL:
         return "ended", {"status": status}
     if status is TaskStatus.SAVED:
@@ -96,24 +213,17 @@ async def _reason(
     if status is TaskStatus.WAITING:
         return "wait_pending", {}
     if status is TaskStatus.RUNNING:
-        live = [a.assignment_id for a in task.attempts if a.state == "accepted"]
-        question = await permissions.first_pending(conn, live[-1]) if live else None
-        if question is not None:
-            return "needs_input", question
+        if facts.question is not None:
+            return "needs_input", facts.question
         return "running", {"sandboxId": task.sandbox_id, "attempt": task.attempt}
     if status is TaskStatus.BLOCKED:
-        found = await rows(conn, _DEPENDENCIES, {"task_id": task.task_id})
-        return "dependency_pending", {"dependencies": dict(found)}
+        return "dependency_pending", {"dependencies": facts.dependencies}
     if task.next_attempt_at is not None and task.next_attempt_at > datetime.now(UTC):
-        return "retry_backoff", {
-            "nextAttemptAt": task.next_attempt_at.isoformat(), "attempt": task.attempt,
-        }  # fmt: skip
-    found = await row(conn, _CLASS, {"task_id": task.task_id})
-    assert found is not None
-    code, facts, at, in_queue = found
-    if not in_queue:
-        last = task.attempts[-1] if task.attempts else None
-        return "offer_in_flight", {"sandboxId": last.sandbox_id if last else None}
-    if code is None:
-        return "not_scheduled_yet", {"adapter": task.adapter}
-    return code, {**(facts or {}), "since": at.isoformat()}
+        at = {"nextAttemptAt": task.next_attempt_at.isoformat(), "attempt": task.attempt}
+        return "retry_backoff", at | facts.not_taken
+    if not facts.in_queue:
+        return "offer_in_flight", {"sandboxId": facts.live[2] if facts.live else None} | facts.not_taken
+    if facts.class_code is None or facts.class_at is None:
+        return "not_scheduled_yet", {"adapter": task.adapter} | facts.not_taken
+    since = {"since": facts.class_at.isoformat()}
+    return facts.class_code, {**facts.class_facts, **since, **facts.not_taken}

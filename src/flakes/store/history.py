@@ -57,6 +57,34 @@ _RESULTS = Query("""
     from tasks t join task_results s on s.task_id = t.task_id
     where t.run_id = %(run_id)s order by t.task_id""")
 
+_WORKPADS = Query("""
+    select t.task_id, t.task_key, v.version, v.body_markdown, v.user_id, v.assignment_id, v.created_at
+    from tasks t join workpad_versions v on v.task_id = t.task_id
+    where t.run_id = %(run_id)s order by t.task_id, v.version""")
+
+_MESSAGES = Query("""
+    select t.task_id, t.task_key, m.message_id, m.assignment_id, m.mode, m.message, m.state, m.reason,
+           m.created_at, m.delivered_at, m.consumed_at, m.ended_at
+    from tasks t join messages m on m.task_id = t.task_id
+    where t.run_id = %(run_id)s order by m.message_id""")
+
+_PERMISSIONS = Query("""
+    select t.task_id, t.task_key, p.permission_id, p.assignment_id, p.prompt, p.action, p.details,
+           p.status, p.reason, p.fallback, p.expires_at, p.created_at, p.ended_at
+    from tasks t join permissions p on p.task_id = t.task_id
+    where t.run_id = %(run_id)s order by p.permission_id""")
+
+_RESERVATIONS = Query("""
+    select f.task_id, t.task_key, f.assignment_id, f.path, f.kind, f.reason, f.created_at
+    from file_reservations f join tasks t on t.task_id = f.task_id
+    where f.run_id = %(run_id)s order by f.path, f.kind""")
+
+_ARTIFACTS = Query("""
+    select a.task_id, t.task_key, a.artifact_id, a.kind, a.state, a.name, a.media_type, a.digest,
+           a.size_bytes, a.metadata, a.created_at, a.ready_at
+    from artifacts a left join tasks t on t.task_id = a.task_id
+    where a.run_id = %(run_id)s order by a.artifact_id""")
+
 _lines = msgspec.json.Decoder(list[LogLine])
 
 
@@ -151,6 +179,53 @@ def _result(row: tuple[Any, ...]) -> bytes:
     })  # fmt: skip
 
 
+def _workpad(row: tuple[Any, ...]) -> bytes:
+    task_id, key, version, body, user_id, assignment_id, at = row
+    return _line("workpad", {
+        "taskId": task_id, "taskKey": key, "workpadVersion": version, "bodyMarkdown": redact(body),
+        "userId": user_id, "assignmentId": assignment_id, "savedAt": at,
+    })  # fmt: skip
+
+
+def _message(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, message_id, assignment_id, mode, text, state, reason, created, delivered, consumed,
+     ended) = row  # fmt: skip
+    return _line("message", {
+        "taskId": task_id, "taskKey": key, "messageId": message_id, "assignmentId": assignment_id,
+        "mode": mode, "message": redact(text), "state": state, "reason": redact_value(reason),
+        "createdAt": created, "deliveredAt": delivered, "consumedAt": consumed, "endedAt": ended,
+    })  # fmt: skip
+
+
+def _permission(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, permission_id, assignment_id, prompt, action, details, status, reason, default,
+     expires, created, ended) = row  # fmt: skip
+    return _line("permission", {
+        "taskId": task_id, "taskKey": key, "permissionRequestId": permission_id,
+        "assignmentId": assignment_id, "prompt": redact(prompt), "action": redact_value(action),
+        "details": redact_value(details), "status": status, "reason": redact_value(reason),
+        "default": default, "expiresAt": expires, "createdAt": created, "endedAt": ended,
+    })  # fmt: skip
+
+
+def _reservation(row: tuple[Any, ...]) -> bytes:
+    task_id, key, assignment_id, path, kind, reason, created = row
+    return _line("reservation", {
+        "taskId": task_id, "taskKey": key, "assignmentId": assignment_id, "path": redact(path),
+        "kind": kind, "reason": redact_value(reason), "createdAt": created,
+    })  # fmt: skip
+
+
+def _artifact(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, artifact_id, kind, state, name, media_type, digest, size_bytes, metadata, created,
+     ready) = row  # fmt: skip
+    return _line("artifact", {
+        "taskId": task_id, "taskKey": key, "artifactId": artifact_id, "kind": kind, "state": state,
+        "name": redact_value(name), "mediaType": media_type, "digest": digest, "sizeBytes": size_bytes,
+        "metadata": redact_value(metadata), "createdAt": created, "readyAt": ready,
+    })  # fmt: skip
+
+
 def _line(type_: str, fields: Mapping[str, Any]) -> bytes:
     return encode({"version": VERSION, "type": type_, **fields}) + b"\n"
 
@@ -162,3 +237,8 @@ def _sections() -> Iterable[tuple[Query, int, Callable[[tuple[Any, ...]], bytes]
     yield _EVENTS, 500, _event
     yield _LOGS, 10, _Logs()
     yield _RESULTS, 50, _result
+    yield _WORKPADS, 4, _workpad
+    yield _MESSAGES, 100, _message
+    yield _PERMISSIONS, 100, _permission
+    yield _RESERVATIONS, 500, _reservation
+    yield _ARTIFACTS, 100, _artifact

@@ -1,7 +1,9 @@
 """Metrics of a run, computed where its rows are: three statements, whatever the size of the run.
 
 Queueing is read from the event log, which has every time that a task became ready, in an order that
-commits cannot disturb; a task's own row has the last one only.
+commits cannot disturb; a task's own row has the last one only. What passed until an offer was taken by
+some sandbox is queueing too. Waiting is what an attempt spent on answers to its permission requests: the
+longest of several at once counts alone.
 """
 
 from __future__ import annotations
@@ -16,30 +18,45 @@ from flakes.wire.metrics import Distribution, Parallelism, RunMetrics, Success
 _SPREAD = """count(ms), avg(ms)::float8, max(ms)::float8,
     percentile_cont(array[0.5, 0.9, 0.99]::float8[]) within group (order by ms)"""
 
-# What became of every task, each moment with the one before it: before a start that is the moment at which
-# the task became ready, before a return to the queue it may be a wait.
-_MOMENTS = """
+# Every start of a task with the moment at which it had become ready for it.
+_STARTS = """
     moments as (
-        select e.task_id, e.type, e.at, e.data,
-               lag(e.type) over task as type_before,
-               lag(e.at) over task as at_before,
-               lag(e.data) over task as data_before
+        select e.type, e.at, e.data, lag(e.type) over task as type_before,
+               lag(e.at) over task as at_before, lag(e.data) over task as data_before
         from events e
         where e.run_id = %(run_id)s
-          and e.type in ('task.admitted', 'task.queued', 'task.running', 'task.waiting')
+          and (e.type in ('task.admitted', 'task.running')
+               or e.type = 'task.queued' and e.data ->> 'reason' is distinct from 'not_taken')
         window task as (partition by e.task_id order by e.transaction_id, e.event_id)
     )"""
 
+# What an attempt waited for answers, as spans that do not overlap.
+_WAITS = """
+    asked as (
+        select p.assignment_id, p.created_at, p.ended_at,
+               max(p.ended_at) over (partition by p.assignment_id order by p.created_at, p.permission_id
+                                     rows between unbounded preceding and 1 preceding) as covered
+        from permissions p
+        where p.task_id in (select task_id from tasks where run_id = %(run_id)s)
+          and p.ended_at is not null
+    ), spans as (
+        select assignment_id, created_at, ended_at,
+               count(*) filter (where covered is null or created_at > covered)
+                   over (partition by assignment_id order by created_at, ended_at) as span
+        from asked
+    ), waits as (
+        select max(ended_at) - min(created_at) as lasted from spans group by assignment_id, span
+    )"""
+
 _DURATIONS = Query(f"""
-    with {_MOMENTS}, durations as (
+    with {_STARTS}, {_WAITS}, durations as (
         select 'queue' as name,
                greatest(0, 1000 * (extract(epoch from a.offered_at - m.at_before)
                    - coalesce((m.data_before ->> 'delayS')::float8, 0))) as ms
         from moments m join assignments a on a.assignment_id = m.data ->> 'assignmentId'
         where m.type = 'task.running' and m.type_before in ('task.admitted', 'task.queued')
         union all
-        select 'wait', 1000 * extract(epoch from m.at - m.at_before) from moments m
-        where m.type = 'task.queued' and m.type_before = 'task.waiting'
+        select 'wait', 1000 * extract(epoch from lasted) from waits
         union all
         select 'assignment', 1000 * extract(epoch from a.accepted_at - a.offered_at)
         from assignments a
@@ -73,7 +90,8 @@ _ATTEMPTS = Query("""
         from level
     )
     select (select count(*) from attempt where accepted_at is not null),
-           (select count(*) from attempt where state = 'lost'),
+           (select count(*) from attempt where state = 'lost' and accepted_at is not null),
+           (select count(*) from attempt where state = 'lost' and accepted_at is null),
            (select count(*) from attempt where state = 'declined'),
            (select count(*) from events where run_id = %(run_id)s and type = 'task.queued'
                 and data ->> 'reason' in ('retry', 'retried')),
@@ -99,7 +117,7 @@ async def of_run(conn: Connection, owner_id: str, reference: str) -> RunMetrics:
     wall = await row(conn, _WALL, params)
     assert attempts is not None
     assert wall is not None
-    accepted, lost, declined, retries, most, mean = attempts
+    accepted, lost, not_taken, declined, retries, most, mean = attempts
     ended = sum(counts.get(status, 0) for status in TERMINAL)
     succeeded = counts.get(TaskStatus.SUCCEEDED, 0)
     return RunMetrics(
@@ -112,7 +130,8 @@ async def of_run(conn: Connection, owner_id: str, reference: str) -> RunMetrics:
             failed=counts.get(TaskStatus.FAILED, 0), cancelled=counts.get(TaskStatus.CANCELLED, 0),
             live=live, rate=succeeded / ended if ended else None,
         ),
-        attempts=accepted, retries=retries, infrastructure_losses=lost, declined=declined,
+        attempts=accepted, retries=retries, infrastructure_losses=lost, offers_not_taken=not_taken,
+        declined=declined,
         parallelism=Parallelism(mean=None if mean is None else round(mean, 3), max=most),
     )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from flakes.store import input_artifacts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.sandbox_stream import Assignment, InputOutput
 from flakes.wire.tasks import Output, TaskDefinition
@@ -63,7 +64,8 @@ async def load(
 async def complete(
     conn: Connection, found: Sequence[tuple[Any, ...]]
 ) -> list[tuple[str, Assignment]]:
-    """Make assignments of rows of `BY_ID`, with the outputs of their dependencies as inputs."""
+    """Make assignments of rows of `BY_ID`, with the outputs of their dependencies and the artifacts that
+    they name as inputs."""
     decoded = [(offer, _definition.decode(offer[9])) for offer in sorted(found)]
     dependent = [offer[2] for offer, definition in decoded if definition.depends_on]
     inputs: defaultdict[str, list[InputOutput]] = defaultdict(list)
@@ -75,6 +77,8 @@ async def complete(
             inputs[task_id].append(
                 InputOutput(task_key=task_key, output_key=output_key, output=output)
             )
+    naming = [offer[2] for offer, definition in decoded if definition.input_artifacts]
+    artifacts = await input_artifacts.of_tasks(conn, naming) if naming else {}
     return [
         (
             offer[1],
@@ -83,6 +87,7 @@ async def complete(
                 run_key=offer[5], project_key=offer[6], attempt=offer[7],
                 run_metadata=_metadata.decode(offer[8]) if offer[8] != "{}" else {},
                 definition=definition, inputs=inputs.get(offer[2], []),
+                artifacts=artifacts.get(offer[2], []),
             ),
         )
         for offer, definition in decoded
@@ -102,4 +107,6 @@ async def open_of(conn: Connection, sandbox_ids: Sequence[str]) -> list[str]:
 async def names_input(conn: Connection, sandbox_id: str, digest: str) -> bool:
     """Whether a live offer of this sandbox has an input of this digest."""
     params = {"sandbox_id": sandbox_id, "digest": digest}
-    return await row(conn, _NAMES_INPUT, params) is not None
+    if await row(conn, _NAMES_INPUT, params) is not None:
+        return True
+    return await input_artifacts.named(conn, sandbox_id, digest)

@@ -7,7 +7,7 @@ is first, and no answer reaches an attempt that is over. What was decided is nev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +96,9 @@ _CANCEL = Query("""
     returning p.permission_id, p.assignment_id, p.run_id, p.task_id, p.reason""")
 
 _FIRST_PENDING = Query("""
-    select permission_id, prompt, created_at, expires_at from permissions
-    where assignment_id = %(assignment_id)s and status = 'pending'
-    order by permission_id limit 1""")
+    select distinct on (assignment_id) assignment_id, permission_id, prompt, created_at, expires_at
+    from permissions where assignment_id = any(%(assignment_ids)s) and status = 'pending'
+    order by assignment_id, permission_id""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,14 +280,18 @@ async def page(
     return [_permission(found) for found in await rows(conn, query, params)]
 
 
-async def first_pending(conn: Connection, assignment_id: str) -> dict[str, Any] | None:
-    """The oldest open question of an attempt, as facts for an explanation."""
-    found = await row(conn, _FIRST_PENDING, {"assignment_id": assignment_id})
-    if found is None:
-        return None
-    permission_id, prompt, since, expires_at = found
-    facts = {"permissionRequestId": permission_id, "prompt": prompt, "since": since.isoformat()}
-    return facts if expires_at is None else facts | {"expiresAt": expires_at.isoformat()}
+async def first_pending(
+    conn: Connection, assignment_ids: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The oldest open question of each of these attempts that has one, as facts for an explanation."""
+    questions: dict[str, dict[str, Any]] = {}
+    for assignment_id, permission_id, prompt, since, expires_at in await rows(
+        conn, _FIRST_PENDING, {"assignment_ids": list(assignment_ids)}
+    ):
+        facts = {"permissionRequestId": permission_id, "prompt": prompt, "since": since.isoformat()}
+        until = {} if expires_at is None else {"expiresAt": expires_at.isoformat()}
+        questions[assignment_id] = facts | until
+    return questions
 
 
 def _permission(found: tuple[Any, ...]) -> Permission:

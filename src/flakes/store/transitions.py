@@ -16,7 +16,7 @@ from typing import Any
 from flakes.core.assignment import TRANSITIONS, AssignmentState
 from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge
 from flakes.store import messages, permissions, settlement
-from flakes.store.database import Connection, Query, literal, run
+from flakes.store.database import Connection, Query, literal, rows, run
 from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
 from flakes.wire.codec import encode
 
@@ -30,6 +30,18 @@ LOAD = Query("""
                         and p.status = 'pending')
     from assignments a join tasks t on t.task_id = a.task_id
     where a.assignment_id = any(%(assignment_ids)s)""")
+
+# What only some ends need to be judged by: how often the work may be tried, and how many offers in a row,
+# up to now, no sandbox has taken.
+_POLICY = Query("""
+    select t.task_id, coalesce((p.definition #>> '{retry,maxAttempts}')::integer, 1),
+           (select count(*) from assignments o
+            where o.task_id = t.task_id and o.state = 'lost' and o.accepted_at is null
+              and o.assignment_id > coalesce(
+                  (select max(b.assignment_id) from assignments b
+                   where b.task_id = t.task_id and b.accepted_at is not null), ''))
+    from tasks t join task_payloads p on p.task_id = t.task_id
+    where t.task_id = any(%(task_ids)s)""")
 
 ACCEPT = Query("""
     with u as (
@@ -116,7 +128,15 @@ class End:
     """For the event: `verified` and the like."""
 
 
-Move = Accept | End
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """The control plane takes back an offer. One that was accepted meanwhile, or has ended, stays as it is."""
+
+    assignment_id: str
+    reason: str
+
+
+Move = Accept | End | Withdraw
 
 
 @dataclass(slots=True)
@@ -132,6 +152,8 @@ class Applied:
     """Slots that became free."""
     cancel: list[tuple[str, str]] = field(default_factory=list)
     """(sandbox_id, assignment_id) that were accepted although a cancel had been asked for."""
+    withdrawn: set[str] = field(default_factory=set)
+    """Offers that were taken back: their sandboxes may forget them."""
 
 
 _STATE_OF = {
@@ -148,9 +170,9 @@ class _Row:
     """One assignment of the batch with its task, as read; updated as the batch goes on."""
 
     __slots__ = (
-        "assignment_id", "attempt", "attempts_max", "backoff_s", "backoff_s_max", "cancel_requested",
-        "live", "losses", "optional", "ordinal", "run_id", "sandbox_id", "state", "status", "talks",
-        "task_id", "was_accepted",
+        "assignment_id", "attempt", "attempts_asked", "attempts_max", "backoff_s", "backoff_s_max",
+        "cancel_requested", "live", "losses", "not_taken", "optional", "ordinal", "run_id",
+        "sandbox_id", "state", "status", "talks", "task_id", "was_accepted",
     )  # fmt: skip
 
     def __init__(self, row: tuple[Any, ...]) -> None:
@@ -159,6 +181,7 @@ class _Row:
             self.run_id, self.status, self.optional, self.attempt, self.attempts_max, self.losses,
             self.backoff_s, self.backoff_s_max, self.cancel_requested, self.was_accepted, self.talks,
         ) = row  # fmt: skip
+        self.attempts_asked, self.not_taken = self.attempts_max, 0
 
 
 async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
@@ -172,9 +195,15 @@ async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
     loading = await conn.execute(literal(LOAD), params, prepare=True)
     ledger = Ledger.of(await locking.fetchall())
     found = {row[0]: _Row(row) for row in await loading.fetchall()}
+    await _learn_policies(conn, moves, found)
     batch = _Batch(ledger)
     for move in moves:
         row = found.get(move.assignment_id)
+        if isinstance(move, Withdraw):
+            if row is not None and row.state == AssignmentState.OFFERED:
+                batch.end(row, End(row.assignment_id, None, Outcome.LOST, move.reason))
+                batch.applied.withdrawn.add(row.assignment_id)
+            continue
         foreign = row is not None and move.sandbox_id not in (None, row.sandbox_id)
         if row is None or not row.live or foreign or not _may(row, move):
             batch.refuse(move, row)
@@ -186,7 +215,24 @@ async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
     return batch.applied
 
 
-def _may(row: _Row, move: Move) -> bool:
+async def _learn_policies(
+    conn: Connection, moves: Sequence[Move], found: Mapping[str, _Row]
+) -> None:
+    """Complete the rows of ends that are judged by more than what every row has: seldom any."""
+    special = {
+        move.assignment_id
+        for move in moves
+        if isinstance(move, Withdraw)
+        or (isinstance(move, End) and move.outcome in (Outcome.RETRYABLE, Outcome.LOST))
+    }
+    of_tasks = {row.task_id: row for key in special if (row := found.get(key)) is not None and row.live}
+    if of_tasks:
+        for task_id, asked, not_taken in await rows(conn, _POLICY, {"task_ids": list(of_tasks)}):
+            of_tasks[task_id].attempts_asked = asked
+            of_tasks[task_id].not_taken = not_taken
+
+
+def _may(row: _Row, move: Accept | End) -> bool:
     """Whether the table of assignments has this move; accepting twice is a replay. The end of work on an
     offer that was never accepted is refused: nothing may have run."""
     if isinstance(move, Accept):
@@ -212,7 +258,7 @@ class _Batch:
         self.requeued: list[tuple[_Row, Verdict, str | None]] = []
         self.results: list[tuple[str, str, str]] = []
 
-    def refuse(self, move: Move, row: _Row | None) -> None:
+    def refuse(self, move: Accept | End, row: _Row | None) -> None:
         """A replay of what is already recorded is fine; anything else is stale, and said so."""
         if row is not None and move.sandbox_id == row.sandbox_id:
             if isinstance(move, Accept):
@@ -250,11 +296,13 @@ class _Batch:
         self.applied.ended += 1
         self.applied.freed += 1
         attempts = Attempts(
-            row.attempt, row.attempts_max, row.losses, row.backoff_s, row.backoff_s_max
-        )
+            row.attempt, row.attempts_max, row.losses, row.backoff_s, row.backoff_s_max,
+            row.attempts_asked, row.not_taken,
+        )  # fmt: skip
         verdict = judge(
-            move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random()  # noqa: S311
-        )
+            move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random(),  # noqa: S311
+            taken=not offered,
+        )  # fmt: skip
         reported = move.error
         if reported is None and verdict.event is TaskEvent.FAILED:
             # Nobody is left with a failure that says nothing.
@@ -265,7 +313,8 @@ class _Batch:
         if reported:
             data["error"] = reported
         if verdict.event is TaskEvent.REQUEUED:
-            self._requeue(row, verdict, old, error, data | {"outcome": move.outcome})
+            told = {"outcome": move.outcome} | ({"reason": move.reason} if offered and move.reason else {})
+            self._requeue(row, verdict, old, error, data | told)
             return
         status = {
             TaskEvent.SUCCEEDED: TaskStatus.SUCCEEDED,
@@ -287,7 +336,7 @@ class _Batch:
         self.applied.ready += 1
         self.ledger.move(row.run_id, old, TaskStatus.QUEUED, optional=row.optional)
         self.ledger.event(row.run_id, "attempt.ended", row.task_id, data)
-        reason = "lost" if verdict.counts_as_loss else "retry"
+        reason = "lost" if verdict.counts_as_loss else "retry" if verdict.counts_as_attempt else "not_taken"
         delay = {"delayS": round(verdict.delay_s, 3)} if verdict.delay_s else {}
         self.ledger.event(row.run_id, "task.queued", row.task_id, {"reason": reason, **delay})
 

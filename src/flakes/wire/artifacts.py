@@ -51,6 +51,52 @@ class ArtifactPost(Body, frozen=True, kw_only=True, omit_defaults=True):
     metadata: dict[str, Any] = {}
 
 
+class ArtifactAnnounce(Body, frozen=True, kw_only=True, omit_defaults=True):
+    """What a running task says of a file before it sends it; it is one of its own run and task."""
+
+    kind: Kind
+    name: Annotated[str, Meta(min_length=1, max_length=limits.ARTIFACT_NAME_LENGTH_MAX)] | None = (
+        None
+    )
+    media_type: MediaType | None = None
+    digest: Digest
+    size_bytes: Size
+    metadata: dict[str, Any] = {}
+
+    def post(self) -> ArtifactPost:
+        """The same as the body of `POST /v1/artifacts`."""
+        return ArtifactPost(
+            kind=self.kind, name=self.name, media_type=self.media_type, digest=self.digest,
+            size_bytes=self.size_bytes, metadata=self.metadata,
+        )  # fmt: skip
+
+
+class ArtifactAppend(Body, frozen=True, kw_only=True):
+    """A piece of the content, at most 2 MiB, behind what has arrived."""
+
+    artifact_id: str
+    offset: Size
+    bytes_base64: Annotated[bytes, Meta(max_length=limits.ARTIFACT_PIECE_BYTES_MAX)]
+
+
+class ArtifactRead(Body, frozen=True, kw_only=True):
+    """Where to read on."""
+
+    artifact_id: str
+    offset: Size = 0
+
+
+class ArtifactPiece(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """Up to 2 MiB of the content from `offset` on. The digest is that of the whole."""
+
+    artifact_id: str
+    name: str | None = None
+    digest: str
+    size_bytes: int
+    offset: int
+    bytes_base64: bytes
+
+
 class ArtifactLocation(Frozen, frozen=True, kw_only=True):
     """One place where the content is."""
 

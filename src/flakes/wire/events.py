@@ -19,7 +19,7 @@ TYPES: Final[dict[str, str]] = {
     "task.queued": "A task became ready (again); data: reason, nextAttemptAt.",
     "task.running": "A sandbox accepted a task; data: assignmentId, sandboxId, attempt.",
     "task.cancel_requested": "Somebody asked for a task to stop; data: reason.",
-    "task.succeeded": "A task succeeded; data: assignmentId, verified.",
+    "task.succeeded": "A task succeeded; data: assignmentId, verified, warnings (code and output of each).",
     "task.failed": "A task failed; data: assignmentId, error.",
     "task.cancelled": "A task is cancelled and nothing of it runs any more.",
     "attempt.ended": "An attempt ended without deciding its task; data: assignmentId, outcome, error.",

@@ -8,6 +8,11 @@ One JSON object a line. Every line has `version` (of this form) and `type`; the 
 - `event`: one entry of the event log; its own type is in `event`.
 - `log`: one line that a task printed.
 - `result`: what a task left behind; outputs by digest, small ones with their text.
+- `workpad`: one version of a task's workpad; all that were ever saved, oldest first.
+- `message`: a message to an attempt, and what became of it.
+- `permission`: a permission request of an attempt, and its answer.
+- `reservation`: a path that an attempt holds at this moment.
+- `artifact`: what is known of an artifact of the run, without its content.
 
 All lines are of one moment. Times are RFC 3339 in UTC. Secrets of known shapes are replaced by
 `[redacted]`. Readers skip types that they do not know.
@@ -19,4 +24,7 @@ from typing import Final
 
 VERSION: Final = 1
 MEDIA_TYPE: Final = "application/x-ndjson"
-TYPES: Final = ("run", "task", "attempt", "event", "log", "result")
+TYPES: Final = (
+    "run", "task", "attempt", "event", "log", "result", "workpad", "message", "permission",
+    "reservation", "artifact",
+)  # fmt: skip

@@ -52,14 +52,17 @@ class RunMetrics(Frozen, frozen=True, kw_only=True):
     run: Distribution
     """Accepted to ended, for every attempt that has ended."""
     wait: Distribution
-    """Yielded on a wait to ready again."""
+    """What attempts waited for answers of a person: asked to answered, expired or cancelled; questions of an
+    attempt that were open at the same time are one wait."""
     success: Success
     attempts: int
     """Accepted attempts, of any end."""
     retries: int
     """New attempts because the work failed, or because somebody asked for one."""
     infrastructure_losses: int
-    """Attempts lost with their sandbox or host, and offers that nobody took."""
+    """Accepted attempts that were lost with their sandbox or host."""
+    offers_not_taken: int
+    """Offers that no sandbox accepted in time; they cost a task nothing but time."""
     declined: int
     parallelism: Parallelism
     tokens: int | None = None

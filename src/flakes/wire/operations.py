@@ -6,7 +6,7 @@ that a task finds on its PATH offers the entries that have words. An operation a
 that asks and for no other, so no request names a task, a run or an owner to act as.
 
 A request may arrive twice: the sandbox sends it again when the connection broke before the answer came.
-So every operation is idempotent, by nature or by an id in its request. An answer comes within 50 s; what
+So every operation is idempotent, by nature, by an id in its request, or by the key that it is sent under. An answer comes within 50 s; what
 takes longer is asked for again.
 """
 
@@ -16,6 +16,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from flakes.core import limits
+from flakes.wire.artifacts import (
+    Artifact,
+    ArtifactAnnounce,
+    ArtifactAppend,
+    ArtifactPiece,
+    ArtifactRead,
+    ArtifactUpload,
+)
 from flakes.wire.codec import Body
 from flakes.wire.inbox import InboxConsume, InboxConsumed, InboxMessages, InboxRead
 from flakes.wire.permissions import Permission, PermissionAsk, PermissionPoll
@@ -39,7 +47,8 @@ class Operation:
     """One thing a task may do. `grant`: the tool grant it needs, None for what every task may. `summary`
     is a sentence for documents and help. `words`: the command that does it inside a task, without
     `flakes`; empty when there is none. `errors`: codes it may answer besides those of every operation. `waits`:
-    it may be held for a while, and changes nothing.
+    it may be held for a while, and changes nothing. `once`: it is not idempotent by itself, so the sandbox
+    sends it under an `Idempotency-Key`, the same one until it has its answer.
     """
 
     request: type[Any]
@@ -50,6 +59,7 @@ class Operation:
     errors: tuple[str, ...] = ()
     body_max_bytes: int = limits.OPERATION_SIZE_BYTES_MAX
     waits: bool = False
+    once: bool = False
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -83,6 +93,20 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "permission.status": Operation(
         PermissionPoll, Permission, "Say how an own request stands; wait a while for its answer.",
         errors=("not_found",), waits=True,
+    ),
+    "artifact.create": Operation(
+        ArtifactAnnounce, Artifact, "Announce an artifact of this task; its content follows.",
+        words=("artifacts", "create"), errors=("limit_exceeded",), once=True,
+    ),
+    "artifact.append": Operation(
+        ArtifactAppend, ArtifactUpload, "Add the next piece to an artifact that this task announced.",
+        errors=("not_found", "upload_offset_conflict", "upload_busy", "artifact_ready", "digest_mismatch",
+                "storage_full"),
+    ),
+    "artifact.read": Operation(
+        ArtifactRead, ArtifactPiece, "Read a piece of an artifact of the run, or of an input of the task.",
+        words=("artifacts", "fetch"),
+        errors=("not_found", "artifact_pending", "range_not_satisfiable", "storage_full"),
     ),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""

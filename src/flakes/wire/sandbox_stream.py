@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from flakes.core.task import Outcome
 from flakes.wire.codec import Frozen
-from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError
+from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
 
 PROTOCOL: Final = 1
 
@@ -83,6 +83,7 @@ class Result(Frozen, frozen=True, kw_only=True, tag_field="type", tag="result", 
     exit_code: int | None = None
     outputs: dict[str, Output] = {}
     evidence: list[Evidence] = []
+    warnings: list[TaskWarning] = []
     error: TaskError | None = None
     started_at_ms: int | None = None
     ended_at_ms: int | None = None
@@ -143,6 +144,16 @@ class InputOutput(Frozen, frozen=True, kw_only=True):
     output: Output
 
 
+class InputArtifact(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """An artifact that the task names as input. Its bytes: `GET /v1/sandboxes/:sandboxId/blobs/:digest`."""
+
+    artifact_id: str
+    name: str | None = None
+    """As its owner wrote it; it may be no file name at all."""
+    digest: str
+    size_bytes: int
+
+
 class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """One piece of work. `definition` None: fetch
     `GET /v1/sandboxes/:sandboxId/assignments/:assignmentId`."""
@@ -156,6 +167,7 @@ class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     attempt: int
     definition: TaskDefinition | None = None
     inputs: list[InputOutput] = []
+    artifacts: list[InputArtifact] = []
     run_metadata: dict[str, Any] = {}
 
 

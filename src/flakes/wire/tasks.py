@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,9 @@ from msgspec import Meta
 from flakes.core import limits
 from flakes.wire.codec import Body, Frozen
 from flakes.wire.workpads import WorkpadMetadata
+
+ARTIFACTS: Final = "artifacts"
+"""Where input artifacts are among the inputs of a task, beside the keys of its dependencies."""
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -73,7 +76,8 @@ class TaskDefinition(Body, frozen=True, kw_only=True, omit_defaults=True):
     verify: Annotated[list[str], Meta(max_length=limits.VERIFY_COMMANDS_MAX)] = []
     """Command lines that must pass before the task counts as succeeded."""
     workspace_inputs: dict[str, Any] = {}
-    input_artifacts: list[str] = []
+    input_artifacts: Annotated[list[str], Meta(max_length=limits.INPUT_ARTIFACTS_MAX)] = []
+    """Ids; each is a file in `inputs/artifacts/` of the task, at most 10 GiB together."""
     budget: TaskBudget | None = None
     model: str | None = None
     effort: str | None = None
@@ -118,6 +122,17 @@ class TaskError(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     details: dict[str, Any] | None = None
 
 
+class TaskWarning(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """What was left out of a result without failing the task; `output` is the key that it is about.
+
+    Codes: `output_missing`, `output_too_large`, `output_invalid`, `output_unsupported`.
+    """
+
+    code: str
+    message: str
+    output: str | None = None
+
+
 class TaskResult(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """What a task left behind; of the attempt that decided it."""
 
@@ -130,6 +145,7 @@ class TaskResult(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     verified: bool | None = None
     """True and False are backed by `evidence`; None means claimed only: nothing was verified."""
     evidence: list[Evidence] = []
+    warnings: list[TaskWarning] = []
     error: TaskError | None = None
     attempt: int | None = None
     assignment_id: str | None = None
@@ -158,6 +174,22 @@ class Explanation(Frozen, frozen=True, kw_only=True):
     sentence: str
     evidence: dict[str, Any]
     next_action: str
+
+
+class TaskExplained(Frozen, frozen=True, kw_only=True):
+    """A task that does not move, and why."""
+
+    task_id: str
+    task_key: str
+    status: str
+    explanation: Explanation
+
+
+class TasksExplained(Frozen, frozen=True, kw_only=True):
+    """A page of them: first those that wait for a person, then what is ready, then what waits for others."""
+
+    tasks: list[TaskExplained]
+    next_cursor: str | None = None
 
 
 class Task(Frozen, frozen=True, kw_only=True, omit_defaults=True):

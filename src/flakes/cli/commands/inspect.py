@@ -14,16 +14,18 @@ from flakes.wire.errors import ApiError
 
 if TYPE_CHECKING:
     from flakes.client.api import Client
-    from flakes.wire.tasks import TaskResult
+    from flakes.wire.tasks import TaskExplained, TaskResult
 
-EXPLAINED_MAX = 5
+SHOWN_MAX = 20
+"""How many tasks that do not move are shown to a person; a program gets all."""
+PAGE = 200
 LIVE_EXPLAINED = ("QUEUED", "WAITING", "BLOCKED", "SAVED")
 
 
 @click.command()
 @click.argument("what", metavar="RUN|TASK")
 @click.option("--task", "is_task", is_flag=True, help="Read the argument as a task.")
-@click.option("--explain", is_flag=True, help="Say why a task is not running.")
+@click.option("--explain", is_flag=True, help="Say why a task, or each task of a run, is not running.")
 @remote_options
 @asks
 async def inspect(client: Client, output: Output, what: str, is_task: bool, explain: bool) -> None:
@@ -34,23 +36,24 @@ async def inspect(client: Client, output: Output, what: str, is_task: bool, expl
     if is_task or keys.has_prefix(what, "task") or "/" in what:
         await _task(client, output, what, explain)
         return
-    from flakes.cli.render.detail import show_explanation, show_run
+    from flakes.cli.render.detail import show_run, show_still
 
     run = await client.get_run(what)
     tasks = await client.all_tasks(run.run_id)
-    live = [task for task in tasks if task.status in LIVE_EXPLAINED] if explain else []
-    # What is ready comes first, because the rest waits for it; a few tell the story of all.
-    live.sort(key=lambda task: LIVE_EXPLAINED.index(task.status))
-    explained = [await client.get_task(task.task_id, explain=True) for task in live[:EXPLAINED_MAX]]
+    explained: list[TaskExplained] = []
+    cursor = None
+    while explain:
+        page = await client.explain_run(run.run_id, limit=PAGE, cursor=cursor)
+        explained += page.tasks
+        cursor = page.next_cursor
+        if cursor is None:
+            break
     if output.as_json:
         output.data({"run": run, "tasks": tasks} | ({"explained": explained} if explain else {}))
         return
     show_run(output, run, tasks)
-    for task in explained:
-        if task.explanation is not None:
-            output.line()
-            output.line(task.task_key)
-            show_explanation(output, task.explanation)
+    if explain:
+        show_still(output, run, explained, SHOWN_MAX)
 
 
 async def _task(client: Client, output: Output, what: str, explain: bool) -> None:

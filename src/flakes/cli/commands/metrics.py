@@ -19,7 +19,7 @@ _MEANINGS = {
     "queue": "ready to offered",
     "assignment": "offered to accepted",
     "run": "accepted to ended",
-    "wait": "yielded to ready again",
+    "wait": "asked to answered",
 }
 
 
@@ -51,7 +51,8 @@ def _show(output: Output, found: RunMetrics) -> None:
         [dim("success"), f"{rate} of {success.tasks:,} tasks: {success.succeeded:,} succeeded,"
          f" {success.failed:,} failed, {success.cancelled:,} cancelled, {success.live:,} live"],
         [dim("attempts"), f"{found.attempts:,}, {found.retries:,} of them retries"],
-        [dim("lost"), f"{found.infrastructure_losses:,} to infrastructure, {found.declined:,} declined"],
+        [dim("lost"), f"{found.infrastructure_losses:,} to infrastructure, {found.declined:,} declined,"
+         f" {found.offers_not_taken:,} not taken"],
         [dim("parallel"), f"{'-' if mean is None else f'{mean:.1f}'} on average, {found.parallelism.max:,} at most"],
     ])  # fmt: skip
     output.line()

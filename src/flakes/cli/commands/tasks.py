@@ -98,6 +98,7 @@ async def list_(
 )
 @click.option("--required-capability", multiple=True, help="What a sandbox must offer; repeatable.")
 @click.option("--tool-grant", multiple=True, help="A tool the task may use; repeatable.")
+@click.option("--input-artifact", multiple=True, help="An artifact that the task gets as a file; repeatable.")
 @click.option(
     "--priority",
     type=click.IntRange(-limits.PRIORITY_MAX, limits.PRIORITY_MAX),
@@ -169,6 +170,7 @@ def _definition(given: dict[str, Any]) -> dict[str, Any]:
         "dependencyFailurePolicy": given["on_failure"],
         "requiredCapabilities": list(given["required_capability"]),
         "toolGrants": list(given["tool_grant"]),
+        "inputArtifacts": list(given["input_artifact"]),
         "priority": given["priority"],
         "timeoutS": given["timeout_s"],
         "retry": {"maxAttempts": given["max_attempts"]} if given["max_attempts"] else None,
@@ -379,6 +381,8 @@ def _show_result(output: Output, task: str, found: TaskResult) -> None:
                 f"{key} ({each.kind}, {each.size_bytes} bytes): flakes tasks result {task} --output {key}"
             )
         )
+    for each in found.warnings:
+        output.talk(Span(f"warning: {each.message} ({each.code})", "yellow"))
     if found.error is not None:
         output.talk(Span(f"{found.error.message} ({found.error.code})", "red"))
 

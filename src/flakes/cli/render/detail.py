@@ -19,7 +19,7 @@ from flakes.cli.render.text import (
     until,
 )
 from flakes.wire.runs import Run
-from flakes.wire.tasks import Explanation, Task, TaskDetail, TaskResult
+from flakes.wire.tasks import Explanation, Task, TaskDetail, TaskExplained, TaskResult
 
 TASKS_MAX = 200
 
@@ -122,6 +122,23 @@ def show_explanation(output: Output, explanation: Explanation) -> None:
         output.line(Span("next: ", "green"), explanation.next_action)
 
 
+def show_still(output: Output, run: Run, explained: Sequence[TaskExplained], most: int) -> None:
+    """The tasks of a run that do not move, and what to do about each."""
+    output.line()
+    if not explained:
+        output.line("nothing stands still")
+    for task in explained[:most]:
+        why = task.explanation
+        output.line(
+            states.state(task.status, with_glyph=True), f" {task.task_key}  ",
+            one_line(why.sentence), dim(f" ({why.code})"),
+        )  # fmt: skip
+        output.line("  ", Span("next: ", "green"), one_line(why.next_action))
+    if len(explained) > most:
+        more = f"flakes inspect {run.run_key} --explain --json"
+        output.line(dim(f"... {len(explained) - most:,} more: {more}"))
+
+
 def _show_attempts(output: Output, task: TaskDetail) -> None:
     rows: list[list[Part]] = []
     for each in task.attempts:
@@ -143,6 +160,8 @@ def _show_result(output: Output, task: TaskDetail, result: TaskResult) -> None:
     for each in result.evidence:
         look = Span("passed", "green") if each.passed else Span(f"exit {each.exit_code}", "red")
         output.line("  ", look, f"  {one_line(each.command)}")
+    for each in result.warnings:
+        output.line("  ", Span("warning", "yellow"), f"  {one_line(each.message)}", dim(f" ({each.code})"))
     text, left_out = excerpt(result.text, 40, 8_000)
     for line in text.split("\n") if text else ():
         output.line("  ", line)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import random
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from flakes.wire.config import SandboxConfig, credential
+from flakes.wire.operations import OPERATIONS
 
 if TYPE_CHECKING:
     import httpx2
@@ -42,10 +44,12 @@ class Forwarder:
         import httpx2
 
         url = f"{self._base}/assignments/{assignment_id}/operations/{operation}"
+        known = OPERATIONS.get(operation)
+        once = {"idempotency-key": secrets.token_hex(16)} if known is not None and known.once else {}
         tries = 0
         while True:
             try:
-                response = await self._open().post(url, content=body, headers=self._headers())
+                response = await self._open().post(url, content=body, headers=self._headers() | once)
             except httpx2.TransportError as error:
                 reason = str(error) or type(error).__name__
             else:

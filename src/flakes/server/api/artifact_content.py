@@ -85,6 +85,65 @@ async def put_content(call: Call) -> Answer:
     return await _answer(call)
 
 
+async def append(
+    plane: Plane, owner_id: str, artifact_id: str, offset: int, content: bytes
+) -> ArtifactUpload:
+    """Add `content` at `offset`; the piece that reaches the announced size makes the artifact ready. A piece
+    that is there already is left as it is, so one may be sent again."""
+    found = await _look(plane, owner_id, artifact_id)
+    if found.upload is None:
+        if offset + len(content) > (found.size_bytes or 0):
+            raise ApiError("artifact_ready", "the artifact has its content, which never changes", "create another artifact", digest=found.digest)
+        return _state(plane, found)
+    if found.size_bytes is None:
+        raise _invalid("sizeBytes", "the artifact was announced without its size")
+    if offset + len(content) > found.size_bytes:
+        raise _invalid("offset", f"the artifact was announced with {found.size_bytes} bytes")
+    reached = plane.uploads.reached(found.upload)
+    if offset > reached or (offset < reached and offset + len(content) > reached):
+        raise artifacts.moved(reached)
+    upload = Upload(found.upload.name, reached, found.upload.parts)
+    if reached < found.upload.received_bytes:
+        async with plane.database.connection() as conn:
+            await artifacts.retreat(conn, upload)
+    fresh = content if offset == reached else b""
+    try:
+        plane.uploads.require_room(len(fresh))
+        async with plane.uploads.writing(upload) as writer:
+            await _append(plane, artifact_id, writer, upload, fresh, found)
+    except BlobError as error:
+        raise refused(error) from error
+    return _state(plane, await _look(plane, owner_id, artifact_id))
+
+
+async def _append(
+    plane: Plane, artifact_id: str, writer: Writer, upload: Upload, content: bytes, found: Pending
+) -> None:
+    began = upload.received_bytes
+    try:
+        if content:
+            await writer.write(content)
+            key = await writer.sync()
+            async with plane.database.connection() as conn:
+                upload = await artifacts.advance(conn, upload, began + len(content), key)
+        if upload.received_bytes == found.size_bytes:
+            await _finish(plane, artifact_id, writer, found.digest)
+    except BlobError as error:
+        if error.code in ("disk_full", "digest_mismatch"):
+            await _take_back(plane, writer, upload, 0 if error.code == "digest_mismatch" else began)
+        raise
+
+
+async def piece(plane: Plane, digest: str, start: int, end: int) -> bytes:
+    """Some bytes of stored content; whoever reads all of it verifies the whole."""
+    try:
+        return b"".join([each async for each in plane.blobs.get(digest, start, end)])
+    except BlobError as error:
+        if error.code in ("blob_missing", "blob_corrupt"):
+            raise ApiError("not_found", "the stored content of this artifact is missing or damaged", "restore the server's blob store from a backup") from error
+        raise refused(error) from error
+
+
 async def fetch(call: Call) -> Response:
     """Fetch the bytes, or one range of them."""
     plane = call.plane
@@ -130,8 +189,12 @@ async def fetch(call: Call) -> Response:
 
 
 async def _pending(call: Call) -> Pending:
-    async with call.plane.database.connection() as conn:
-        return await artifacts.pending(conn, call.owner_id, call.path["artifactId"])
+    return await _look(call.plane, call.owner_id, call.path["artifactId"])
+
+
+async def _look(plane: Plane, owner_id: str, artifact_id: str) -> Pending:
+    async with plane.database.connection() as conn:
+        return await artifacts.pending(conn, owner_id, artifact_id)
 
 
 async def _answer(call: Call) -> Answer:

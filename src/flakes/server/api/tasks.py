@@ -11,12 +11,21 @@ from starlette.responses import Response, StreamingResponse
 
 from flakes.core import limits
 from flakes.server.api import log_following
-from flakes.server.routing import Answer, Call, Endpoint, bounded
+from flakes.server.routing import Answer, Call, Endpoint, Page, bounded
 from flakes.store import admission, events, explanations, interventions, logs, tasks
 from flakes.store.blobs import BlobError
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.events import Events
-from flakes.wire.tasks import Logs, Reason, Task, TaskDefinition, TaskDetail, TaskResult, Tasks
+from flakes.wire.tasks import (
+    Logs,
+    Reason,
+    Task,
+    TaskDefinition,
+    TaskDetail,
+    TaskResult,
+    Tasks,
+    TasksExplained,
+)
 
 TASK_PAGE_MAX = 10_000
 ACTIVITY_PAGE_MAX = 500
@@ -86,6 +95,16 @@ async def get(call: Call) -> TaskDetail:
             return task
         explanation = await explanations.explain(conn, task)
     return msgspec.structs.replace(task, explanation=explanation)
+
+
+async def still(call: Call) -> TasksExplained:
+    """List the tasks of a run that do not move, each with the reason and what to do."""
+    limit = bounded(call.query.limit)
+    async with call.plane.database.connection() as conn:
+        found, cursor = await explanations.of_run(
+            conn, call.owner_id, call.path["run"], after=call.query.cursor, limit=limit
+        )
+    return TasksExplained(tasks=found, next_cursor=cursor)
 
 
 async def get_by_key(call: Call) -> TaskDetail:
@@ -183,9 +202,11 @@ async def retry(call: Call) -> Task:
 
 ENDPOINTS = [
     Endpoint("GET", "/v1/runs/{run}/tasks", page, Tasks, query=TasksQuery, tag="tasks"),
+    Endpoint("GET", "/v1/runs/{run}/explanations", still, TasksExplained, query=Page, tag="tasks"),
     Endpoint("PUT", "/v1/runs/{run}/tasks/{taskKey}", save, Task, TaskDefinition, tag="tasks",
              creates=True,
-             errors=("task_admitted", "run_closed", "run_deleting", "limit_exceeded")),
+             errors=("task_admitted", "run_closed", "run_deleting", "limit_exceeded",
+                     "artifact_pending")),
     Endpoint("GET", "/v1/runs/{run}/tasks/{taskKey}", get_by_key, TaskDetail, query=TaskQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}", get, TaskDetail, query=TaskQuery, tag="tasks"),
     Endpoint("GET", "/v1/tasks/{taskId}/result", result, TaskResult, tag="tasks",

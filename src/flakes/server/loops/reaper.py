@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import structlog
 
-from flakes.core.task import Outcome
 from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
 from flakes.server.streams.hosts import end_lost, push_leases
 from flakes.store import links, sandboxes
-from flakes.store.transitions import End
+from flakes.store.transitions import Withdraw
 from flakes.wire.sandbox_stream import Cancel
 
 INTERVAL_S = 1.0
@@ -45,12 +44,16 @@ class Reaper:
         leases = self._plane.config.leases
         async with self._plane.database.connection() as conn:
             stale = await links.stale_offers(conn, leases.offer_timeout_s)
-        await self._plane.end_attempts(
-            [End(a, None, Outcome.LOST, "the offer was not accepted in time") for a, _ in stale]
+        if not stale:
+            return
+        # An accept may have come since they were listed: only what is really withdrawn is cancelled.
+        applied = await self._plane.transitions.write(
+            [Withdraw(a, "the offer was not accepted in time") for a, _ in stale]
         )
         for assignment_id, sandbox_id in stale:
-            cancel = Cancel(assignment_ids=[assignment_id], reason="the offer was withdrawn")
-            self._plane.hub.send_sandbox(sandbox_id, cancel)
+            if assignment_id in applied.withdrawn:
+                cancel = Cancel(assignment_ids=[assignment_id], reason="the offer was withdrawn")
+                self._plane.hub.send_sandbox(sandbox_id, cancel)
 
     async def _write_off(self, held_s: float) -> None:
         """Sandboxes that have been silent too long: their work is lost, their place in the pool free (F20)."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from flakes.server.operations import files, permissions, workpads
+from flakes.server.operations import artifacts, files, permissions, workpads
 from flakes.server.operations.act import Handler
 
 HANDLERS: Final[dict[str, Handler]] = {
-    **workpads.HANDLERS, **files.HANDLERS, **permissions.HANDLERS,
+    **workpads.HANDLERS, **files.HANDLERS, **permissions.HANDLERS, **artifacts.HANDLERS,
 }  # fmt: skip

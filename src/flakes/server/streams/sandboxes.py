@@ -39,6 +39,8 @@ HELLO_TIMEOUT_S = 20.0
 LINE_MAX = 2**31 - 1
 AT_MS_MAX = 253_402_300_799_000
 """The last second of the year 9999, the last that everybody can read."""
+WARNINGS_MAX = 64
+"""As many as a task can have outputs: more are not told in its event."""
 INPUTS_PER_FRAME = 7
 """The longest messages, every character escaped, still fit into a frame."""
 
@@ -242,13 +244,14 @@ def _end(message: wire.Result, sandbox_id: str) -> End:
     error = msgspec.to_builtins(message.error) if message.error else None
     kept = {
         "text": message.text, "exitCode": message.exit_code, "outputs": message.outputs,
-        "evidence": message.evidence, "verified": verified,
+        "evidence": message.evidence, "verified": verified, "warnings": message.warnings,
     }  # fmt: skip
+    told = [{"code": each.code, "output": each.output} for each in message.warnings[:WARNINGS_MAX]]
+    data = ({} if verified is None else {"verified": verified}) | ({"warnings": told} if told else {})
     return End(
         message.assignment_id, sandbox_id, message.outcome,
         reason=message.error.message[:500] if message.error else "",
-        error=error, result=encode(kept),
-        data={} if verified is None else {"verified": verified},
+        error=error, result=encode(kept), data=data,
     )  # fmt: skip
 
 

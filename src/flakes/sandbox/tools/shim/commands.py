@@ -22,11 +22,11 @@ class Command:
     """`operation`: what it asks for. `options` are names to whether they take a value; `paths`: whether it
     takes arguments. `module` holds its function, named like the last word with an underscore behind. `words`:
     how the one argument is called of a command that takes no paths; whether it has to be there is the
-    command's to say."""
+    command's to say. `short`: other names of options."""
 
     def __init__(
         self, operation: str, module: str, summary: str, options: dict[str, bool], *, paths: bool,
-        words: str = "",
+        words: str = "", short: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
         self.operation = operation
         self.module = module
@@ -34,6 +34,7 @@ class Command:
         self.options = {**options, "--json": False}
         self.paths = paths
         self.words = words
+        self.short = short or {}
 
 
 class Given:
@@ -46,6 +47,7 @@ class Given:
         self.prefix = "--prefix" in flags
         self.all = "--all" in flags
         self.no_wait = "--no-wait" in flags
+        self.raw = "--raw" in flags
 
 
 COMMANDS: dict[tuple[str, ...], Command] = {
@@ -82,6 +84,15 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("inbox",): Command(
         "inbox.read", "inbox", "Print the messages that were not read yet, and acknowledge them.",
         {"--wait": True}, paths=False,
+    ),
+    ("artifacts", "create"): Command(
+        "artifact.create", "artifacts", "Store a file as an artifact of this task, or what a JSON file describes.",
+        {"--file": True, "--kind": True, "--name": True, "--media-type": True}, paths=False,
+        words="[PATH]", short={"-f": "--file"},
+    ),
+    ("artifacts", "fetch"): Command(
+        "artifact.read", "artifacts", "Fetch an artifact of the run, or of the task's inputs, to stdout or a file.",
+        {"--output": True, "--raw": False}, paths=False, words="ARTIFACT", short={"-o": "--output"},
     ),
 }  # fmt: skip
 """Equal to the words of `wire.operations.OPERATIONS` and `LOCAL`; a test holds them together."""
@@ -140,6 +151,7 @@ def parsed(rest: list[str], words: tuple[str, ...], command: Command) -> Given:
             paths.append(word)
             continue
         name, has_value, value = word.partition("=")
+        name = command.short.get(name, name)
         takes_value = command.options.get(name)
         if takes_value is None:
             raise refusal("usage", f"no such option: {name}", fix)
