@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,24 @@ from psycopg.conninfo import conninfo_to_dict
 
 from flakes.server.app import build
 from flakes.server.logging import configure_logging
+from flakes.server.loops.calls import INTERVAL_S as CALLS_S
+from flakes.server.loops.calls import Calls
+from flakes.server.loops.deliveries import INTERVAL_S as DELIVERIES_S
+from flakes.server.loops.deliveries import Deliveries
 from flakes.server.loops.expiry import INTERVAL_S as EXPIRY_S
 from flakes.server.loops.expiry import Expiry
 from flakes.server.loops.garbage import INTERVAL_S as GARBAGE_S
 from flakes.server.loops.garbage import Garbage
 from flakes.server.loops.heartbeats import INTERVAL_S as HEARTBEATS_S
 from flakes.server.loops.heartbeats import Heartbeats
-from flakes.server.loops.inputs import INTERVAL_S as INPUTS_S
-from flakes.server.loops.inputs import Inputs
 from flakes.server.loops.janitor import INTERVAL_S as JANITOR_S
 from flakes.server.loops.janitor import Janitor
 from flakes.server.loops.leadership import RENEW_S, Leadership
+from flakes.server.loops.listening import INTERVAL_S as LISTENING_S
+from flakes.server.loops.listening import Listening
 from flakes.server.loops.loop import keep_running
+from flakes.server.loops.presence import INTERVAL_S as PRESENCE_S
+from flakes.server.loops.presence import Presence
 from flakes.server.loops.reaper import INTERVAL_S as REAPER_S
 from flakes.server.loops.reaper import Reaper
 from flakes.server.loops.scheduler import INTERVAL_S as SCHEDULER_S
@@ -45,7 +52,7 @@ from flakes.server.loops.scheduler import Scheduler
 from flakes.server.loops.tail import IDLE_S as TAIL_S
 from flakes.server.loops.tail import Tail
 from flakes.server.plane import Plane
-from flakes.store import accounts, leader, migrate
+from flakes.store import accounts, leader, migrate, replicas
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Database
 from flakes.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -56,6 +63,8 @@ from flakes.wire.errors import CODES, ApiError
 log = structlog.get_logger()
 
 GRACE_S = 5
+PREDECESSOR_PATIENCE_S = 15.0
+"""How long a server on its way out may hold the embedded database."""
 
 
 def run(config: ServerConfig, *, dry_run: bool = False) -> int:
@@ -93,17 +102,20 @@ async def _serve(config: ServerConfig) -> int:
         stack.push_async_callback(database.close)
         plane = Plane(config, database, _blobs(config))
         await _local_owner(plane)
-        leadership = Leadership(plane)
-        if stack.enter_context(_alone(config)):
-            # A predecessor that was killed holds its lease for seconds in which nothing would start.
-            async with database.connection() as conn:
+        leadership, presence = Leadership(plane), Presence(plane)
+        alone = await stack.enter_async_context(_alone(config))
+        async with database.connection() as conn:
+            await replicas.forget(conn, everybody=alone)
+            if alone:
+                # A predecessor that was killed holds its lease for seconds in which nothing would start.
                 await leader.vacate(conn, "loops")
+        await presence.run_once()
         await leadership.run_once()
         loops = [
             asyncio.create_task(plane.transitions.run()),
             asyncio.create_task(plane.log_lines.run()),
             asyncio.create_task(plane.inputs.run()),
-            *(asyncio.create_task(loop) for loop in _loops(plane, leadership)),
+            *(asyncio.create_task(loop) for loop in _loops(plane, leadership, presence)),
         ]
         server = _Server(plane, listener)
         try:
@@ -115,17 +127,24 @@ async def _serve(config: ServerConfig) -> int:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            with contextlib.suppress(psycopg.Error, OSError):
+                await presence.leave()
     return 0
 
 
-def _loops(plane: Plane, leadership: Leadership) -> list[Coroutine[Any, Any, None]]:
+def _loops(
+    plane: Plane, leadership: Leadership, presence: Presence
+) -> list[Coroutine[Any, Any, None]]:
     return [
         keep_running("leadership", leadership.run_once, interval_s=RENEW_S),
         keep_running("scheduler", Scheduler(plane, leadership).run_once, interval_s=SCHEDULER_S, wake=plane.schedule),
         keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
         keep_running("garbage", Garbage(plane, leadership).run_once, interval_s=GARBAGE_S, wake=plane.garbage),
         keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),
-        keep_running("inputs", Inputs(plane).run_once, interval_s=INPUTS_S),
+        keep_running("presence", presence.run_once, interval_s=PRESENCE_S),
+        keep_running("listening", Listening(plane).run_once, interval_s=LISTENING_S, wake=plane.replicas.joined),
+        keep_running("calls", Calls(plane).run_once, interval_s=CALLS_S, wake=plane.replicas.untold),
+        keep_running("deliveries", Deliveries(plane).run_once, interval_s=DELIVERIES_S, wake=plane.undelivered),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
         keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.sweep),
         keep_running("tail", Tail(plane).run_once, interval_s=TAIL_S, wake=plane.changed),
@@ -215,10 +234,11 @@ async def _database_server(config: ServerConfig) -> AsyncIterator[str]:
         await asyncio.to_thread(embedded.stop)
 
 
-@contextlib.contextmanager
-def _alone(config: ServerConfig) -> Iterator[bool]:
-    """Whether this is the only server on an embedded database. The kernel drops the lock that says so
-    with the process, however that ends."""
+@contextlib.asynccontextmanager
+async def _alone(config: ServerConfig) -> AsyncIterator[bool]:
+    """Whether this is the only server on its database. On an embedded one there is no other: a second is
+    refused. The kernel drops the lock that says so with the process, however that ends. A database with
+    a URL may have many."""
     if config.database.url or os.environ.get("DATABASE_URL") or config.database.data_dir is None:
         yield False
         return
@@ -229,12 +249,16 @@ def _alone(config: ServerConfig) -> Iterator[bool]:
         yield False
         return
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        give_up_s = time.monotonic() + PREDECESSOR_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up_s:
+                    raise ApiError("config_invalid", f"another server works on the embedded database in {data_dir}", "stop that one; several servers need a PostgreSQL of their own: set database.url") from None
+                await asyncio.sleep(0.05)
+        yield True
 
 
 async def _keep_alive(embedded: EmbeddedPostgres) -> None:

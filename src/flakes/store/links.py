@@ -47,11 +47,19 @@ _STALE_OFFERS = Query("""
            or (coalesce(not l.connected, true) and a.offered_at < now() - interval '2 s'))
     limit 5000""")
 
+# A replica whose row has expired is dead, and its links with it; one that never had a row is judged by the
+# silence of its links.
 _ORPHANED = Query("""
-    update links set connected = false
-    where connected and replica_id <> %(replica_id)s
-      and seen_at < now() - %(silence_s)s * interval '1 s'
-      and not exists (select 1 from leaders where holder = links.replica_id and expires_at > now())""")
+    update links l set connected = false
+    where l.connected and l.replica_id <> %(replica_id)s
+      and not exists (select 1 from leaders where holder = l.replica_id and expires_at > now())
+      and not exists (select 1 from replicas r where r.replica_id = l.replica_id and r.expires_at > now())
+      and (l.seen_at < now() - %(silence_s)s * interval '1 s'
+           or exists (select 1 from replicas r where r.replica_id = l.replica_id))""")
+
+_ELSEWHERE = Query("""
+    select peer_id from links
+    where peer_id = any(%(peer_ids)s) and replica_id <> %(replica_id)s""")
 
 
 async def up(conn: Connection, peer_id: str, replica_id: str, connection_id: str) -> None:
@@ -96,3 +104,9 @@ async def stale_offers(conn: Connection, timeout_s: float) -> list[tuple[str, st
 async def orphaned(conn: Connection, replica_id: str, silence_s: float) -> int:
     """Mark the links of a replica that died without a word."""
     return await run(conn, _ORPHANED, {"replica_id": replica_id, "silence_s": silence_s})
+
+
+async def elsewhere(conn: Connection, replica_id: str, peer_ids: Sequence[str]) -> list[str]:
+    """Which of these peers have connected to another replica since."""
+    params = {"peer_ids": list(peer_ids), "replica_id": replica_id}
+    return [r[0] for r in await rows(conn, _ELSEWHERE, params)]
