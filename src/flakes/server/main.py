@@ -142,7 +142,7 @@ def _loops(
         keep_running("garbage", Garbage(plane, leadership).run_once, interval_s=GARBAGE_S, wake=plane.garbage),
         keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),
         keep_running("presence", presence.run_once, interval_s=PRESENCE_S),
-        keep_running("listening", Listening(plane).run_once, interval_s=LISTENING_S, wake=plane.replicas.joined),
+        keep_running("listening", Listening(plane).run_once, interval_s=LISTENING_S),
         keep_running("calls", Calls(plane).run_once, interval_s=CALLS_S, wake=plane.replicas.untold),
         keep_running("deliveries", Deliveries(plane).run_once, interval_s=DELIVERIES_S, wake=plane.undelivered),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),

@@ -18,8 +18,6 @@ class Replicas:
     def __init__(self, replica_id: str) -> None:
         self.replica_id = replica_id
         self.others: frozenset[str] = frozenset()
-        self.joined = Wake()
-        """There are others now: listen to them."""
         self.untold = Wake()
         """There is something to tell."""
         self._peers: set[str] = set()

@@ -14,7 +14,8 @@ from flakes.server.plane import Plane
 from flakes.store import replicas
 from flakes.wire.replicas import ANSWERED, EVENTS, LOGS, MOVED, READY, Notice
 
-INTERVAL_S = 30.0
+INTERVAL_S = 0.5
+"""How late it begins when another replica has come, or the connection is lost."""
 SILENCE_S = 15.0
 """After this without a notice the connection is tried."""
 

@@ -28,8 +28,6 @@ class Presence:
         before, plane.replicas.others = plane.replicas.others, others
         if others != before:
             log.info("replicas.changed", others=sorted(others))
-        if others - before:
-            plane.replicas.joined.set()
         return None
 
     async def leave(self) -> None:
