@@ -41,6 +41,10 @@ class Ledger:
     def count(self, word: str) -> int:
         return sum(note[0] == word for key in self.keys() for note in self.notes(key))
 
+    def finished(self) -> set[str]:
+        """Tasks of which some execution came to its end."""
+        return {key for key in self.keys() if any(note[0] == "end" for note in self.notes(key))}
+
     def overlaps(self) -> list[str]:
         """Tasks that two assignments executed at once."""
         return [key for key in self.keys() if any(note[0] == "overlap" for note in self.notes(key))]
