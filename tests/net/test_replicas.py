@@ -37,6 +37,7 @@ class Site:
     dsn: str
     directory: Path
     machines: list[Machine] = field(default_factory=list)
+    token: str = ""
 
     @property
     def urls(self) -> list[str]:
@@ -46,8 +47,6 @@ class Site:
         """The account, asked through a server that runs."""
         alive = next(server for server in self.servers if server.is_running())
         return Api(alive.url, self.token)
-
-    token: str = ""
 
     def leading(self, among: list[Server]) -> list[Server]:
         found: list[Server] = []
@@ -90,7 +89,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture
-def site(database: str, tmp_path: Path) -> Iterator[Site]:
+def site(request: pytest.FixtureRequest, database: str, tmp_path: Path) -> Iterator[Site]:
     servers: list[Server] = []
     for number, port in enumerate(free_ports(2)):
         directory = tmp_path / f"server-{number}"
@@ -98,6 +97,7 @@ def site(database: str, tmp_path: Path) -> Iterator[Site]:
         sections = {
             "listen": {"port": port}, "blobs": {"directory": str(tmp_path / "blobs")},
             "leases": {"heartbeatS": 0.5, "suspectAfterS": 5.0, "lostAfterS": 20.0},
+            "capacity": getattr(request, "param", {}),
         }  # fmt: skip
         servers.append(Server(directory, database, sections))
     site = Site(servers, database, tmp_path)
@@ -176,3 +176,21 @@ def test_a_replica_that_goes_takes_nothing_with_it(
         seen = follower.end()
         assert seen == everything[: len(seen)]
         assert len(everything) - len(seen) <= 1  # what followed the end
+
+
+@pytest.mark.parametrize("site", [{"idleRetireS": 1.0}], indirect=True)
+def test_idle_sandboxes_are_retired_wherever_they_are_connected(site: Site) -> None:
+    """The leader decides, the sandbox is told to drain by its replica, the host is told to wait by its own."""
+    ledger = Ledger(site.directory / "ledger")
+    api = site.api()
+    for machine in site.machines:
+        machine.wait_online(api)
+    run_id = api.graph(*(ledger.task(f"t{n}", 0.5) for n in range(12)), close=True)["run"]["runId"]
+    until(lambda: api.get(f"/v1/runs/{run_id}").ok()["state"] == "SUCCEEDED", 30, "the end")
+    until(lambda: not any(machine.daemons() for machine in site.machines), 30, "retirement")
+
+    def statuses() -> set[str]:
+        return {s["status"] for s in api.get("/v1/sandboxes").ok()["sandboxes"]}
+
+    until(lambda: statuses() == {"stopped"}, 10, "every sandbox's end")
+    assert all(machine.is_up() for machine in site.machines)

@@ -11,7 +11,7 @@ import pytest
 from flakes.server import main
 from flakes.wire import config as configuration
 from flakes.wire.addresses import split
-from flakes.wire.config import Database, HostConfig, ServerConfig
+from flakes.wire.config import HostConfig, ServerConfig
 from flakes.wire.errors import ApiError
 
 PAGE = Path(__file__).parents[2] / "docs" / "guide" / "production.md"
@@ -35,25 +35,22 @@ def test_the_page_shows_both() -> None:
 def test_an_embedded_database_is_for_one_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.setattr(main, "PREDECESSOR_PATIENCE_S", 0.1)
-    embedded = ServerConfig(database=Database(data_dir=str(tmp_path / "postgresql")))
-    shared = ServerConfig(database=Database(url="postgresql://somewhere/flakes"))
+    data_dir = tmp_path / "postgresql"
 
-    async def both(config: ServerConfig) -> list[bool]:
-        async with main._alone(config) as first, main._alone(config) as second:
-            return [first, second]
+    async def both() -> None:
+        async with main._exclusively(data_dir) as first, main._exclusively(data_dir):
+            assert first
 
-    assert asyncio.run(both(shared)) == [False, False]
     with pytest.raises(ApiError) as refused:
-        asyncio.run(both(embedded))
+        asyncio.run(both())
     assert refused.value.code == "config_invalid"
     assert "database.url" in refused.value.fix
 
     async def one_after_the_other() -> list[bool]:
         found: list[bool] = []
         for _ in range(2):
-            async with main._alone(embedded) as alone:
+            async with main._exclusively(data_dir) as alone:
                 found.append(alone)
         return found
 

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import psycopg
@@ -55,7 +55,7 @@ from flakes.server.plane import Plane
 from flakes.store import accounts, leader, migrate, replicas
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Database
-from flakes.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from flakes.store.embedded import ConnectionInfo, EmbeddedPostgres, EmbeddedPostgresError
 from flakes.wire.codec import encode
 from flakes.wire.config import ServerConfig
 from flakes.wire.errors import CODES, ApiError
@@ -95,7 +95,7 @@ async def _serve(config: ServerConfig) -> int:
     listener = bind(config.listen.host, config.listen.port)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
-        dsn = await stack.enter_async_context(_database_server(config))
+        dsn, alone = await stack.enter_async_context(_database_server(config))
         database = Database(dsn, size=config.database.pool_size, application="flakes server")
         await asyncio.to_thread(_migrate, dsn)
         await database.open()
@@ -103,7 +103,6 @@ async def _serve(config: ServerConfig) -> int:
         plane = Plane(config, database, _blobs(config))
         await _local_owner(plane)
         leadership, presence = Leadership(plane), Presence(plane)
-        alone = await stack.enter_async_context(_alone(config))
         async with database.connection() as conn:
             await replicas.forget(conn, everybody=alone)
             if alone:
@@ -209,40 +208,41 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def _database_server(config: ServerConfig) -> AsyncIterator[str]:
-    """The connection string: of the configured server, or of the embedded one, which is kept alive."""
+async def _database_server(config: ServerConfig) -> AsyncIterator[tuple[str, bool]]:
+    """The connection string of the configured database, which may have many servers, or of the embedded
+    one, which is kept alive; and whether this is known to be its only server."""
     url = config.database.url or os.environ.get("DATABASE_URL")
     if url:
-        yield url
+        yield url, False
         return
     if config.database.data_dir is None:
         raise ApiError("config_invalid", "neither database.url nor database.dataDir is set", "set one of them: a PostgreSQL URL, or a directory for the embedded server")
-    embedded = EmbeddedPostgres(
-        Path(config.database.data_dir), log=lambda line: log.info("postgresql", line=line)
-    )
+    data_dir = Path(config.database.data_dir)
+    embedded = EmbeddedPostgres(data_dir, log=lambda line: log.info("postgresql", line=line))
+    await _start(embedded)
+    async with _exclusively(data_dir) as alone:
+        info = await _start(embedded)  # a predecessor may have stopped it on its way out
+        guard = asyncio.create_task(_keep_alive(embedded))
+        try:
+            yield info.dsn, alone
+        finally:
+            guard.cancel()
+            await asyncio.gather(guard, return_exceptions=True)
+            await asyncio.to_thread(embedded.stop)
+
+
+async def _start(embedded: EmbeddedPostgres) -> ConnectionInfo:
     try:
-        info = await asyncio.to_thread(embedded.start)
+        return await asyncio.to_thread(embedded.start)
     except EmbeddedPostgresError as error:
         code = error.code if error.code in CODES else "session_failed"
         raise ApiError(code, error.message, error.fix) from error
-    guard = asyncio.create_task(_keep_alive(embedded))
-    try:
-        yield info.dsn
-    finally:
-        guard.cancel()
-        await asyncio.gather(guard, return_exceptions=True)
-        await asyncio.to_thread(embedded.stop)
 
 
 @contextlib.asynccontextmanager
-async def _alone(config: ServerConfig) -> AsyncIterator[bool]:
-    """Whether this is the only server on its database. On an embedded one there is no other: a second is
-    refused. The kernel drops the lock that says so with the process, however that ends. A database with
-    a URL may have many."""
-    if config.database.url or os.environ.get("DATABASE_URL") or config.database.data_dir is None:
-        yield False
-        return
-    data_dir = Path(config.database.data_dir)
+async def _exclusively(data_dir: Path) -> AsyncIterator[bool]:
+    """Hold the embedded database: it is for one server, and a second is refused. False where that cannot be
+    made sure of. The kernel drops the lock with the process, however that ends."""
     try:
         file = data_dir.with_name(f"{data_dir.name}.server.lock").open("a")
     except OSError:
@@ -250,15 +250,19 @@ async def _alone(config: ServerConfig) -> AsyncIterator[bool]:
         return
     with file:
         give_up_s = time.monotonic() + PREDECESSOR_PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up_s:
-                    raise ApiError("config_invalid", f"another server works on the embedded database in {data_dir}", "stop that one; several servers need a PostgreSQL of their own: set database.url") from None
-                await asyncio.sleep(0.05)
+        while not _locked(file):
+            if time.monotonic() > give_up_s:
+                raise ApiError("config_invalid", f"another server works on the embedded database in {data_dir}", "stop that one; several servers need a PostgreSQL of their own: set database.url")
+            await asyncio.sleep(0.05)
         yield True
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 async def _keep_alive(embedded: EmbeddedPostgres) -> None:

@@ -23,6 +23,11 @@ _SEEN = Query("""
     from unnest(%(peer_ids)s::text[], %(connection_ids)s::text[]) as u(peer_id, connection_id)
     where l.peer_id = u.peer_id and l.connection_id = u.connection_id""")
 
+_RESTORE = Query("""
+    update links l set connected = true
+    from unnest(%(peer_ids)s::text[], %(connection_ids)s::text[]) as u(peer_id, connection_id)
+    where l.peer_id = u.peer_id and l.connection_id = u.connection_id and not l.connected""")
+
 # A sandbox is lost when it has been silent for `lost_after_s` while somebody was there to hear it: the
 # time before this leader's term, when perhaps no control plane was up, never counts.
 _LOST = Query("""
@@ -82,6 +87,12 @@ async def seen(conn: Connection, peers: Sequence[tuple[str, str]]) -> None:
     another replica had given its link up (see `orphaned`)."""
     params = {"peer_ids": [p[0] for p in peers], "connection_ids": [p[1] for p in peers]}
     await run(conn, _SEEN, params)
+
+
+async def restore(conn: Connection, peers: Sequence[tuple[str, str]]) -> None:
+    """These connections (peer id, connection id) are there after all; when they were last heard stays."""
+    params = {"peer_ids": [p[0] for p in peers], "connection_ids": [p[1] for p in peers]}
+    await run(conn, _RESTORE, params)
 
 
 async def lost(conn: Connection, *, lost_after_s: float, held_s: float) -> list[tuple[str, str]]:

@@ -170,6 +170,11 @@ class Hub:
                 heard.append((peer.peer_id, peer.connection_id))
         return heard
 
+    def connections(self) -> list[tuple[str, str]]:
+        """(peer id, connection id) of everybody connected here."""
+        peers = (*self.sandboxes.values(), *self.hosts.values())
+        return [(peer.peer_id, peer.connection_id) for peer in peers]
+
     def close_all(self) -> None:
         """The server is going down: peers reconnect elsewhere."""
         for peer in (*self.sandboxes.values(), *self.hosts.values()):
