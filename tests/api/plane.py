@@ -9,7 +9,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ START_S = 60.0
 
 class Server:
     """One server process on a given database. `url` changes with every start: each takes a free port."""
+
+    prefix: Sequence[str] = ()
+    """A command that runs the server, such as `ip netns exec NAME`."""
 
     def __init__(
         self, directory: Path, dsn: str, sections: Mapping[str, Mapping[str, Any]] | None = None
@@ -52,7 +55,7 @@ class Server:
         }
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flakes.server", "--config", str(config)],
+                [*self.prefix, sys.executable, "-m", "flakes.server", "--config", str(config)],
                 env=environment | {"FLAKES_READY_FILE": str(ready)},
                 stdout=log,
                 stderr=log,

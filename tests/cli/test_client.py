@@ -219,3 +219,19 @@ def test_the_synchronous_facade_calls_and_iterates(plane: FakePlane) -> None:
         with pytest.raises(ApiError) as refused:
             client.get_run("nothing")
     assert refused.value.code == "not_found"
+
+
+def test_of_several_servers_the_one_that_answers_is_used(plane: FakePlane) -> None:
+    dead = unused_url()
+    for servers in (f"{dead},{plane.url}", f"{plane.url}, {dead}/"):
+        for _ in range(4):  # it begins with either
+            with SyncClient(servers, TOKEN) as client:
+                assert client.me().user_id == "user_1"
+                assert client.server == plane.url
+
+
+def test_several_servers_that_are_all_down_are_unreachable() -> None:
+    servers = f"{unused_url()},{unused_url()}"
+    with SyncClient(servers, TOKEN) as client, pytest.raises(ApiError) as refused:
+        client.me()
+    assert refused.value.code == "server_unreachable"

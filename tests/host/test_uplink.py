@@ -7,7 +7,7 @@ import time
 import pytest
 
 from flakes import __version__
-from flakes.host.uplink import stream_url
+from flakes.host.uplink import stream_urls
 from flakes.wire.codec import encode
 from flakes.wire.config import HostConfig
 from flakes.wire.errors import ApiError
@@ -140,13 +140,13 @@ def test_reconnecting_is_quick_at_first_and_slower_later(
     ],
 )
 def test_stream_url(address: str, expected: str) -> None:
-    assert stream_url(_config(address)) == expected
+    assert stream_urls(_config(address)) == [expected]
 
 
 @pytest.mark.parametrize("address", ["", "flakes.example", "ftp://flakes.example", "http://"])
 def test_stream_url_refuses_what_is_no_address(address: str) -> None:
     with pytest.raises(ApiError) as refusal:
-        stream_url(_config(address))
+        stream_urls(_config(address))
     assert refusal.value.code == "config_invalid"
     assert refusal.value.fix
 

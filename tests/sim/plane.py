@@ -215,7 +215,7 @@ class Plane:
     async def offer_again(self, sandbox_id: str) -> Job:
         """What is open is offered twice."""
         async with self.db.connection() as conn:
-            again = await offers.open_of(conn, [sandbox_id])
+            again = [a for _, a in await offers.open_of(conn, [sandbox_id])]
         yield
         await self._offer_again(again)
 

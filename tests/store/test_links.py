@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from flakes.store import links
+from flakes.store import links, replicas
 from store.build import World, opened, task
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +54,28 @@ async def test_a_link_that_was_given_up_comes_back_with_the_next_heartbeat(world
         assert (await link(world))[2] is False
         await links.seen(conn, [("sandbox", "key_1")])
         assert (await link(world))[2] is True
+
+
+async def test_the_links_of_a_replica_are_cut_when_its_row_has_expired(world: World) -> None:
+    """F01: long before its peers would count as silent; and a replica that was only late takes them back."""
+    async with world.db.connection() as conn:
+        await links.up(conn, "sandbox", "late", "key_1")
+        assert await replicas.renew(conn, "late", 10.0) == frozenset()
+        assert await replicas.renew(conn, "leader", 10.0) == {"late"}
+        assert await links.orphaned(conn, "leader", 40.0) == 0
+        await world.all("update links set seen_at = now() - interval '41 s' returning 1")
+        assert await links.orphaned(conn, "leader", 40.0) == 0, "it lives: its peers are merely silent"
+        await world.all("update links set seen_at = now() returning 1")
+        await replicas.renew(conn, "late", -1.0)
+        assert await replicas.renew(conn, "leader", 10.0) == frozenset()
+        assert await links.orphaned(conn, "leader", 40.0) == 1
+        assert (await link(world))[2] is False
+        await links.restore(conn, [("sandbox", "key_0"), ("other", "key_1")])
+        assert (await link(world))[2] is False
+        await links.restore(conn, [("sandbox", "key_1")])
+        assert (await link(world))[2] is True
+        assert await links.elsewhere(conn, "late", ["sandbox", "other"]) == []
+        assert await links.elsewhere(conn, "leader", ["sandbox", "other"]) == ["sandbox"]
 
 
 async def test_silence_is_counted_only_while_somebody_could_hear(world: World) -> None:

@@ -148,12 +148,13 @@ async def test_what_another_replica_stored_is_sent_once_and_again_after_a_reconn
     (task,) = await stage.start()
     first, second = await post(stage, task, "1"), await post(stage, task, "2")
     async with stage.db.connection() as conn:
-        assert await messages.unsent(conn, ["sandbox_other"]) == []
-        found = await messages.unsent(conn, [stage.sandbox_id])
+        assert await messages.unsent(conn, stage.replica_id, ["sandbox_other"]) == []
+        assert await messages.unsent(conn, "replica_other", [stage.sandbox_id]) == []
+        found = await messages.unsent(conn, stage.replica_id, [stage.sandbox_id])
         assert [(s, m.message_id, m.text) for s, m in found] == [
             (stage.sandbox_id, first.message_id, "1"), (stage.sandbox_id, second.message_id, "2"),
         ]  # fmt: skip
-        assert await messages.unsent(conn, [stage.sandbox_id]) == []
+        assert await messages.unsent(conn, stage.replica_id, [stage.sandbox_id]) == []
     await report(stage, first, "delivered")
     async with stage.db.connection() as conn:
         again = await messages.queued_for(conn, stage.sandbox_id)

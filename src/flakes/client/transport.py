@@ -10,13 +10,12 @@ a local session lives, whose supervisor restarts what has died, is an answer wai
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 import time
 import uuid
 from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -24,6 +23,7 @@ import httpx2
 import msgspec
 
 from flakes.wire import codec
+from flakes.wire.addresses import Rotation, is_loopback, split
 from flakes.wire.errors import ApiError, from_body
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ T = TypeVar("T")
 ATTEMPTS: Final = 4
 BACKOFF_S: Final = 0.15
 RETRY_AFTER_MAX_S: Final = 5.0
+REPLICA_CONNECT_S: Final = 3.0
 RETRIED_STATUSES: Final = frozenset({429, 502, 503, 504})
 IN_PROGRESS: Final = "idempotency_in_progress"
 """An earlier sending of the same request, whose connection was lost, still runs."""
@@ -41,7 +42,8 @@ LIVING_PATIENCE_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a control plane is and who asks. `server` is a URL without a trailing slash."""
+    """Where a control plane is and who asks. `server` is a URL without a trailing slash, or several of
+    replicas with commas between them."""
 
     server: str
     token: str | None = None
@@ -49,7 +51,8 @@ class Address:
 
 class Transport:
     """Sends requests to `address`. `locate`, when given, is asked again after a refused connection,
-    because a local session may have moved to another port in the meantime."""
+    because a local session may have moved to another port in the meantime. Of several replicas one is
+    used until it does not answer, and then the next. `address` names the one in use."""
 
     def __init__(
         self,
@@ -58,13 +61,17 @@ class Transport:
         timeout_s: float = 60.0,
         locate: Callable[[], Address | None] | None = None,
     ) -> None:
-        self.address = address
+        servers = split(address.server)
+        self._replicas = Rotation(servers, random.randrange(1_000)) if len(servers) > 1 else None  # noqa: S311
+        self.address = replace(address, server=self._replicas.current) if self._replicas else address
         self._timeout_s = timeout_s
         self._locate = locate
-        self._http = _open(address, timeout_s)
+        self._http = _open(self.address, self._timeouts())
+        self._set_aside: dict[str, httpx2.AsyncClient] = {}
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        for http in (self._http, *self._set_aside.values()):
+            await http.aclose()
 
     async def call(
         self,
@@ -125,8 +132,10 @@ class Transport:
                     headers=headers,
                 )
             except httpx2.TransportError as error:
-                may = repeatable or isinstance(error, httpx2.ConnectError)
-                slow = isinstance(error, httpx2.TimeoutException)
+                may = repeatable or isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+                slow = isinstance(error, httpx2.TimeoutException) and not (
+                    self._replicas and isinstance(error, httpx2.ConnectTimeout)
+                )
                 if slow or not may or not self._try_again(attempt, began_s):
                     raise self.unreachable(error) from error
                 delay_s = _delay_s(attempt)
@@ -158,7 +167,7 @@ class Transport:
         self, path: str, params: Mapping[str, Any], headers: Mapping[str, str], silence_s: float
     ) -> AbstractAsyncContextManager[httpx2.Response]:
         """Open a response whose body is read as it comes; `silence_s` without a byte is an error."""
-        timeout = httpx2.Timeout(self._timeout_s, read=silence_s)
+        timeout = self._timeouts(silence_s)
         return self._http.stream(
             "GET", path, params=_present(params), headers=dict(headers), timeout=timeout
         )
@@ -174,7 +183,7 @@ class Transport:
         silence_s: float,
     ) -> T:
         """PUT a body that is read as it is sent, once: whoever sends it knows whether to go on."""
-        timeout = httpx2.Timeout(self._timeout_s, read=silence_s)
+        timeout = self._timeouts(silence_s)
         try:
             response = await self._http.put(
                 path, content=content, params=_present(params), headers=dict(headers), timeout=timeout
@@ -186,15 +195,30 @@ class Transport:
         return codec.decode(response.content, kind)
 
     async def relocate(self) -> None:
-        """Follow a local session that has moved; without `locate` nothing happens."""
-        if self._locate is None:
-            return
-        found = self._locate()
+        """After a failure: follow a local session that has moved, or take the next replica. With one
+        address and no `locate` nothing happens."""
+        found = self._elsewhere()
         if found is None or found == self.address:
             return
-        old, self._http = self._http, _open(found, self._timeout_s)
+        if self._replicas is None:
+            old, self._http = self._http, _open(found, self._timeouts())
+            await old.aclose()
+        else:
+            # What others of this process have under way with the last one goes on.
+            self._set_aside[self.address.server] = self._http
+            self._http = self._set_aside.pop(found.server, None) or _open(found, self._timeouts())
         self.address = found
-        await old.aclose()
+
+    def _elsewhere(self) -> Address | None:
+        if self._replicas is not None:
+            self._replicas.turn()
+            return replace(self.address, server=self._replicas.current)
+        return None if self._locate is None else self._locate()
+
+    def _timeouts(self, silence_s: float | None = None) -> httpx2.Timeout:
+        """Another replica is worth more than patience with this one."""
+        connect_s = min(REPLICA_CONNECT_S, self._timeout_s) if self._replicas else self._timeout_s
+        return httpx2.Timeout(self._timeout_s, read=silence_s or self._timeout_s, connect=connect_s)
 
     def unreachable(self, error: Exception) -> ApiError:
         """The refusal for an address where nothing (sensible) answers."""
@@ -235,7 +259,7 @@ def _present(params: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {name: value for name, value in params.items() if value is not None}
 
 
-def _open(address: Address, timeout_s: float) -> httpx2.AsyncClient:
+def _open(address: Address, timeout: httpx2.Timeout) -> httpx2.AsyncClient:
     url = urlsplit(address.server)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ApiError(
@@ -247,16 +271,9 @@ def _open(address: Address, timeout_s: float) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(
         base_url=address.server,
         headers=headers,
-        timeout=timeout_s,
+        timeout=timeout,
         # Building certificate stores costs tens of milliseconds that plain HTTP has no use for.
         verify=url.scheme == "https",
         # A proxy from the environment cannot reach this machine's loopback.
-        trust_env=not _is_loopback(url.hostname),
+        trust_env=not is_loopback(address.server),
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

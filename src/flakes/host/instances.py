@@ -26,6 +26,7 @@ import msgspec
 
 from flakes.host.providers.base import LaunchSpec
 from flakes.wire import config as configuration
+from flakes.wire.addresses import Addresses
 from flakes.wire.codec import BodyError, Frozen, decode, encode
 from flakes.wire.config import HostConfig, PoolConfig, SandboxConfig
 from flakes.wire.errors import ApiError
@@ -143,7 +144,7 @@ class Instances:
         known = {record.instance_id for record in self.records()}
         return [path for path in self._root.iterdir() if path.is_dir() and path.name not in known]
 
-    def move_control_plane(self, record: Record, url: str) -> bool:
+    def move_control_plane(self, record: Record, url: Addresses) -> bool:
         """Point an instance to the control plane's present address; whether that changed anything."""
         path = self.directory(record.instance_id) / "sandbox.toml"
         try:

@@ -25,7 +25,7 @@ from flakes.host import pools
 from flakes.host.instances import Instances
 from flakes.host.providers import PROVIDERS
 from flakes.host.provisioning import Provisioning
-from flakes.host.uplink import Uplink, stream_url
+from flakes.host.uplink import Uplink, stream_urls
 from flakes.log_stream import LogStream
 from flakes.wire import config as configuration
 from flakes.wire.config import HostConfig
@@ -43,7 +43,7 @@ def run(config: HostConfig, *, daemon_argv: tuple[str, ...] = DAEMON_ARGV) -> in
     anything was started. `daemon_argv` is the command that `--config <sandbox.toml>` is appended to."""
     configure_logs(config.log_format)
     pools.check(config.pools, PROVIDERS)
-    stream_url(config)
+    stream_urls(config)
     configuration.credential(Path(config.credential_file))
     state_dir = state_directory(config)
     lock = _lock(state_dir)

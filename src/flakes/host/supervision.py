@@ -22,6 +22,7 @@ import structlog
 
 from flakes.host.instances import Instances, Record
 from flakes.host.providers.base import Handle, LaunchError, LaunchSpec, Provider
+from flakes.wire.addresses import Addresses
 from flakes.wire.host_stream import InstanceReport
 
 DEATHS_MAX: Final = 5
@@ -79,7 +80,7 @@ class Supervisor:
         """Start the daemon for the first time. Raises `LaunchError`."""
         await self._launch()
 
-    async def adopt(self, control_plane_url: str) -> None:
+    async def adopt(self, control_plane_url: Addresses) -> None:
         """Take over what an earlier host process left: a daemon that runs, or one that died meanwhile
         and is started again by `run`. A daemon that talks to an address where the control plane no
         longer is gets ended and started again, because it could not reach anybody."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import random
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from flakes.core import limits
 from flakes.wire import config as configuration
+from flakes.wire.addresses import Rotation, is_loopback, split
 from flakes.wire.codec import BodyError, decode, encode
 from flakes.wire.config import HostConfig
 from flakes.wire.errors import ApiError
@@ -40,6 +40,8 @@ hangs up on us at once would be called ten times a second."""
 SHORT_FAILURES_MAX: Final = 3
 """Where the back-off begins after such a short one: a server that is killed twice is not waited for longer."""
 OPEN_TIMEOUT_S: Final = 10.0
+OTHERS_OPEN_TIMEOUT_S: Final = 3.0
+"""The same where another replica can be tried instead."""
 WELCOME_TIMEOUT_S: Final = 10.0
 PING_S: Final = 10.0
 OUTBOX_MAX: Final = 8_192
@@ -65,7 +67,7 @@ class Uplink:
         *,
         count: Callable[[], int],
     ) -> None:
-        self._url = stream_url(config)
+        self._urls = Rotation(stream_urls(config), random.randrange(1_000))  # noqa: S311
         self._credential_file = Path(config.credential_file)
         self._hello = hello
         self._welcomed = welcomed
@@ -114,6 +116,7 @@ class Uplink:
             if self._welcome_at:
                 steady = time.monotonic() - self._welcome_at >= STEADY_S
                 failures = 0 if steady else min(failures, SHORT_FAILURES_MAX)
+            self._urls.turn()
             ceiling_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures, 20))
             failures += 1
             # Full jitter, so that the hosts of a restarted server do not come back together.
@@ -131,16 +134,17 @@ class Uplink:
 
     async def _connect_and_serve(self) -> None:
         token = configuration.credential(self._credential_file)
+        url = self._urls.current
         connection = await connect(
-            self._url,
+            url,
             additional_headers={"Authorization": f"Bearer {token}"},
             compression=None,
             max_size=4 * limits.STREAM_FRAME_BYTES_MAX,
-            open_timeout=OPEN_TIMEOUT_S,
+            open_timeout=OPEN_TIMEOUT_S if len(self._urls) == 1 else OTHERS_OPEN_TIMEOUT_S,
             close_timeout=FLUSH_S,
             ping_interval=PING_S,
             ping_timeout=2 * PING_S,
-            proxy=None if _is_loopback(self._url) else True,
+            proxy=None if is_loopback(url) else True,
         )
         async with connection:
             await self._serve(connection)
@@ -210,18 +214,22 @@ class Uplink:
             self.report(Heartbeat(instances=self._count()))
 
 
-def stream_url(config: HostConfig) -> str:
-    """The WebSocket address. Raises `config_invalid` when controlPlaneUrl is no http(s) address."""
-    parts = urlsplit(config.control_plane_url)
+def stream_urls(config: HostConfig) -> list[str]:
+    """The WebSocket addresses. Raises `config_invalid` when one in controlPlaneUrl is no http(s) address."""
+    return [_stream_url(address, config.host_id) for address in split(config.control_plane_url)]
+
+
+def _stream_url(address: str, host_id: str) -> str:
+    parts = urlsplit(address)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme)
     if scheme is None or not parts.hostname:
         raise ApiError(
             "config_invalid",
-            f"controlPlaneUrl: `{config.control_plane_url}` is not an http or https address",
+            f"controlPlaneUrl: `{address}` is not an http or https address",
             'write for example controlPlaneUrl = "http://127.0.0.1:7733"',
         )
     path = parts.path.rstrip("/")
-    return f"{scheme}://{parts.netloc}{path}/v1/hosts/{quote(config.host_id, safe='')}/stream"
+    return f"{scheme}://{parts.netloc}{path}/v1/hosts/{quote(host_id, safe='')}/stream"
 
 
 async def _send(connection: ClientConnection, message: Upstream) -> None:
@@ -254,11 +262,3 @@ def _log_status(error: InvalidStatus) -> None:
         log.error("connection_refused", status=status, fix=fix)
     else:
         log.warning("connection_refused", status=status)
-
-
-def _is_loopback(url: str) -> bool:
-    name = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost" or name.endswith(".localhost")

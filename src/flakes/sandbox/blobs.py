@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from flakes.agents.base import AgentError
+from flakes.wire.addresses import Rotation, split
 from flakes.wire.codec import decode
 from flakes.wire.config import SandboxConfig, credential
 from flakes.wire.sandbox_stream import Assignment
@@ -43,7 +44,7 @@ class BlobClient:
 
     def __init__(self, config: SandboxConfig) -> None:
         self._config = config
-        self._base = f"{config.control_plane_url.rstrip('/')}/v1/sandboxes/{config.sandbox_id}"
+        self._servers = Rotation(split(config.control_plane_url), random.randrange(1_000))  # noqa: S311
         self._client: httpx2.AsyncClient | None = None
 
     async def upload(self, path: Path, digest: str) -> None:
@@ -53,7 +54,7 @@ class BlobClient:
         async def put() -> None:
             client = self._open()
             response = await client.put(
-                f"{self._base}/blobs/{digest}",
+                f"{self._base()}/blobs/{digest}",
                 content=_chunks(path),
                 headers=self._headers() | {"content-length": size},
             )
@@ -68,7 +69,7 @@ class BlobClient:
         async def get() -> None:
             client = self._open()
             hashed, left = hashlib.sha256(), size_bytes_max
-            url = f"{self._base}/blobs/{digest}"
+            url = f"{self._base()}/blobs/{digest}"
             async with client.stream("GET", url, headers=self._headers()) as response:
                 if response.status_code != 200:
                     body = (await response.aread()).decode("utf-8", "replace")
@@ -92,7 +93,7 @@ class BlobClient:
 
         async def get() -> None:
             client = self._open()
-            url = f"{self._base}/assignments/{assignment_id}"
+            url = f"{self._base()}/assignments/{assignment_id}"
             response = await client.get(url, headers=self._headers())
             if response.status_code != 200:
                 raise RefusedError(response.status_code, "an assignment", response.text[:500])
@@ -120,10 +121,14 @@ class BlobClient:
                 reason = str(error)
             else:
                 return
+            self._servers.turn()
             delay_s = random.uniform(0, min(RETRY_S_MAX, 0.2 * 2**tries))  # noqa: S311
             tries += 1
             log.info("will try again", what=what, delay_s=round(delay_s, 2), reason=reason)
             await asyncio.sleep(delay_s)
+
+    def _base(self) -> str:
+        return f"{self._servers.current}/v1/sandboxes/{self._config.sandbox_id}"
 
     def _open(self) -> httpx2.AsyncClient:
         import httpx2

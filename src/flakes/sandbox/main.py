@@ -23,6 +23,7 @@ import structlog
 
 from flakes.agents.registry import DRIVERS
 from flakes.log_stream import LogStream
+from flakes.wire.addresses import split
 from flakes.wire.config import SandboxConfig, credential
 from flakes.wire.errors import ApiError
 
@@ -62,11 +63,10 @@ def run(config: SandboxConfig, *, dry_run: bool) -> int:
 
 def describe(config: SandboxConfig) -> dict[str, Any]:
     """What would run, as plain values; the credential is never among them."""
-    parts = urlsplit(config.control_plane_url)
-    address = parts.netloc.rpartition("@")[2]
+    addresses = [_redacted(address) for address in split(config.control_plane_url)]
     return {
         "sandboxId": config.sandbox_id,
-        "controlPlaneUrl": urlunsplit((parts.scheme, address, parts.path, "", "")),
+        "controlPlaneUrl": addresses[0] if len(addresses) == 1 else addresses,
         "credentialFile": config.credential_file,
         "credential": "[redacted]",
         "stateDir": config.state_dir,
@@ -78,6 +78,11 @@ def describe(config: SandboxConfig) -> dict[str, Any]:
         "keepDirectories": config.keep_directories,
         "logFormat": config.log_format,
     }
+
+
+def _redacted(address: str) -> str:
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 async def _serve(config: SandboxConfig) -> int:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import urlsplit
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
@@ -25,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from flakes.core.limits import MIB
 from flakes.sandbox.outbox import Outbox
+from flakes.wire.addresses import Rotation, is_loopback, split
 from flakes.wire.codec import BodyError, decode, encode
 from flakes.wire.config import SandboxConfig, credential
 from flakes.wire.errors import ApiError
@@ -45,6 +45,10 @@ log = structlog.get_logger(__name__)
 
 FRAME_RECEIVED_BYTES_MAX: Final = 8 * MIB
 WELCOME_TIMEOUT_S: Final = 15.0
+OTHERS_OPEN_TIMEOUT_S: Final = 3.0
+"""How long a replica that does not answer is waited for when another can be tried instead."""
+PING_S: Final = 10.0
+"""A server that is gone without a word is noticed within three of these, before it gives the sandbox up."""
 BACKOFF_S_FIRST: Final = 0.1
 BACKOFF_S_MAX: Final = 15.0
 STEADY_S: Final = 5.0
@@ -54,7 +58,6 @@ SHORT_FAILURES_MAX: Final = 3
 REFUSED_BACKOFF_S_MAX: Final = 60.0
 REFUSED_PATIENCE_S: Final = 120.0
 """How long refusals (401, 403, 404) are tried at the ordinary pace: a server may be half set up."""
-LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Peer(Protocol):
@@ -77,7 +80,8 @@ class Uplink:
         self._config = config
         self._outbox = outbox
         self._peer = peer
-        self._url = stream_url(config.control_plane_url, config.sandbox_id)
+        urls = [stream_url(address, config.sandbox_id) for address in split(config.control_plane_url)]
+        self._urls = Rotation(urls, random.randrange(1_000))  # noqa: S311
         self._refused_since_s: float | None = None
 
     async def run(self) -> None:
@@ -97,6 +101,7 @@ class Uplink:
                 self._refused_since_s = None
             if welcomed:
                 failures = 0 if lasted_s > STEADY_S else min(failures, SHORT_FAILURES_MAX)
+            self._urls.turn()
             # Full jitter: a thousand daemons do not come back in the same instant.
             ceiling_s = min(self._backoff_s_max(), BACKOFF_S_FIRST * 2 ** min(failures, 20))
             delay_s = random.uniform(0, ceiling_s)  # noqa: S311
@@ -114,21 +119,23 @@ class Uplink:
         welcomed = False
         try:
             token = credential(Path(self._config.credential_file))
-            host = urlsplit(self._url).hostname
+            url = self._urls.current
             async with connect(
-                self._url,
+                url,
                 additional_headers={"Authorization": f"Bearer {token}"},
                 max_size=FRAME_RECEIVED_BYTES_MAX,
                 compression=None,
-                open_timeout=WELCOME_TIMEOUT_S,
+                open_timeout=WELCOME_TIMEOUT_S if len(self._urls) == 1 else OTHERS_OPEN_TIMEOUT_S,
                 close_timeout=1,
-                proxy=None if host in LOOPBACK else True,
+                ping_interval=PING_S,
+                ping_timeout=2 * PING_S,
+                proxy=None if is_loopback(url) else True,
             ) as ws:
                 welcome = await self._introduce(ws)
                 if welcome is None:
                     return "the first frame was not a welcome of this protocol", False
                 welcomed = True
-                log.info("connected", url=self._url)
+                log.info("connected", url=url)
                 await self._serve(ws, welcome)
                 return "the stream ended", True
         except InvalidStatus as error:
@@ -218,8 +225,8 @@ class Uplink:
         return BACKOFF_S_MAX
 
 
-def stream_url(control_plane_url: str, sandbox_id: str) -> str:
+def stream_url(address: str, sandbox_id: str) -> str:
     """The WebSocket address that belongs to an http(s) address."""
-    scheme, _, rest = control_plane_url.rstrip("/").partition("://")
+    scheme, _, rest = address.partition("://")
     secure = {"http": "ws", "https": "wss"}.get(scheme, scheme)
     return f"{secure}://{rest}/v1/sandboxes/{sandbox_id}/stream"

@@ -37,11 +37,15 @@ class Answers:
         for wake in self._waiting.get(permission_id, ()):
             wake.set()
 
+    def publish_all(self) -> None:
+        """Any request may be decided."""
+        for permission_id in list(self._waiting):
+            self.publish(permission_id)
+
     def close(self) -> None:
         """The server is going down: every wait ends with the request as it is."""
         self._closed = True
-        for permission_id in list(self._waiting):
-            self.publish(permission_id)
+        self.publish_all()
 
     async def wait(
         self, plane: Plane, assignment_id: str, permission_id: str, wait_s: float

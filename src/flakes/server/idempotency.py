@@ -29,6 +29,7 @@ from starlette.responses import Response
 from flakes.server.auth.credentials import token_of
 from flakes.server.batches import BatchWriter
 from flakes.server.plane import Plane, finish
+from flakes.server.replicas import Replicas
 from flakes.server.sealing import seal, unseal
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import Wake
@@ -132,6 +133,7 @@ class Unit(Plane):
                 setattr(self, name, _LaterWake(value, self.later))
         self.database = cast("Database", _Joined(plane.database, conn))
         self.hub = _LaterHub(plane.hub, self.later)
+        self.replicas = _LaterReplicas(plane.replicas, self.later)
         # On the writers' own connections these would wait for the locks that this transaction holds.
         self.transitions = _Direct("transitions", self._apply_moves)
         self.log_lines = _Direct("logs", self._append_logs)
@@ -198,11 +200,37 @@ class _LaterHub(Hub):
         self._later.append(functools.partial(self._hub.send_host, host_id, message))
         return host_id in self.hosts
 
-    def queue_assignment(self, sandbox_id: str, assignment: Any) -> None:
+    def cancel(
+        self, sandbox_id: str, assignment_ids: Sequence[str], reason: str, *, again: bool = True
+    ) -> bool:
+        act = functools.partial(self._hub.cancel, sandbox_id, assignment_ids, reason, again=again)
+        self._later.append(act)
+        return sandbox_id in self.sandboxes
+
+    def drain(self, sandbox_id: str, reason: str) -> None:
+        self._later.append(functools.partial(self._hub.drain, sandbox_id, reason))
+
+    def queue_assignment(self, sandbox_id: str, assignment: Any) -> bool:
         self._later.append(functools.partial(self._hub.queue_assignment, sandbox_id, assignment))
+        return sandbox_id in self.sandboxes
 
     def flush_assignments(self, frame: Callable[..., Any]) -> None:
         self._later.append(functools.partial(self._hub.flush_assignments, frame))
+
+
+class _LaterReplicas(Replicas):
+    """Calls after the commit: whoever is called looks at once."""
+
+    def __init__(self, replicas: Replicas, later: list[Callable[[], object]]) -> None:
+        self.__dict__.update(replicas.__dict__)
+        self._replicas = replicas
+        self._later = later
+
+    def call(self, *peer_ids: str) -> None:
+        self._later.append(functools.partial(self._replicas.call, *peer_ids))
+
+    def tell(self, *news: str) -> None:
+        self._later.append(functools.partial(self._replicas.tell, *news))
 
 
 class _Direct(BatchWriter[Any, Any]):

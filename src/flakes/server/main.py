@@ -14,9 +14,10 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import psycopg
@@ -26,18 +27,24 @@ from psycopg.conninfo import conninfo_to_dict
 
 from flakes.server.app import build
 from flakes.server.logging import configure_logging
+from flakes.server.loops.calls import INTERVAL_S as CALLS_S
+from flakes.server.loops.calls import Calls
+from flakes.server.loops.deliveries import INTERVAL_S as DELIVERIES_S
+from flakes.server.loops.deliveries import Deliveries
 from flakes.server.loops.expiry import INTERVAL_S as EXPIRY_S
 from flakes.server.loops.expiry import Expiry
 from flakes.server.loops.garbage import INTERVAL_S as GARBAGE_S
 from flakes.server.loops.garbage import Garbage
 from flakes.server.loops.heartbeats import INTERVAL_S as HEARTBEATS_S
 from flakes.server.loops.heartbeats import Heartbeats
-from flakes.server.loops.inputs import INTERVAL_S as INPUTS_S
-from flakes.server.loops.inputs import Inputs
 from flakes.server.loops.janitor import INTERVAL_S as JANITOR_S
 from flakes.server.loops.janitor import Janitor
 from flakes.server.loops.leadership import RENEW_S, Leadership
+from flakes.server.loops.listening import INTERVAL_S as LISTENING_S
+from flakes.server.loops.listening import Listening
 from flakes.server.loops.loop import keep_running
+from flakes.server.loops.presence import INTERVAL_S as PRESENCE_S
+from flakes.server.loops.presence import Presence
 from flakes.server.loops.reaper import INTERVAL_S as REAPER_S
 from flakes.server.loops.reaper import Reaper
 from flakes.server.loops.scheduler import INTERVAL_S as SCHEDULER_S
@@ -45,10 +52,10 @@ from flakes.server.loops.scheduler import Scheduler
 from flakes.server.loops.tail import IDLE_S as TAIL_S
 from flakes.server.loops.tail import Tail
 from flakes.server.plane import Plane
-from flakes.store import accounts, leader, migrate
+from flakes.store import accounts, leader, migrate, replicas
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Database
-from flakes.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from flakes.store.embedded import ConnectionInfo, EmbeddedPostgres, EmbeddedPostgresError
 from flakes.wire.codec import encode
 from flakes.wire.config import ServerConfig
 from flakes.wire.errors import CODES, ApiError
@@ -56,6 +63,8 @@ from flakes.wire.errors import CODES, ApiError
 log = structlog.get_logger()
 
 GRACE_S = 5
+PREDECESSOR_PATIENCE_S = 15.0
+"""How long a server on its way out may hold the embedded database."""
 
 
 def run(config: ServerConfig, *, dry_run: bool = False) -> int:
@@ -86,24 +95,26 @@ async def _serve(config: ServerConfig) -> int:
     listener = bind(config.listen.host, config.listen.port)
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(listener.close)
-        dsn = await stack.enter_async_context(_database_server(config))
+        dsn, alone = await stack.enter_async_context(_database_server(config))
         database = Database(dsn, size=config.database.pool_size, application="flakes server")
         await asyncio.to_thread(_migrate, dsn)
         await database.open()
         stack.push_async_callback(database.close)
         plane = Plane(config, database, _blobs(config))
         await _local_owner(plane)
-        leadership = Leadership(plane)
-        if stack.enter_context(_alone(config)):
-            # A predecessor that was killed holds its lease for seconds in which nothing would start.
-            async with database.connection() as conn:
+        leadership, presence = Leadership(plane), Presence(plane)
+        async with database.connection() as conn:
+            await replicas.forget(conn, everybody=alone)
+            if alone:
+                # A predecessor that was killed holds its lease for seconds in which nothing would start.
                 await leader.vacate(conn, "loops")
+        await presence.run_once()
         await leadership.run_once()
         loops = [
             asyncio.create_task(plane.transitions.run()),
             asyncio.create_task(plane.log_lines.run()),
             asyncio.create_task(plane.inputs.run()),
-            *(asyncio.create_task(loop) for loop in _loops(plane, leadership)),
+            *(asyncio.create_task(loop) for loop in _loops(plane, leadership, presence)),
         ]
         server = _Server(plane, listener)
         try:
@@ -115,17 +126,24 @@ async def _serve(config: ServerConfig) -> int:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            with contextlib.suppress(psycopg.Error, OSError):
+                await presence.leave()
     return 0
 
 
-def _loops(plane: Plane, leadership: Leadership) -> list[Coroutine[Any, Any, None]]:
+def _loops(
+    plane: Plane, leadership: Leadership, presence: Presence
+) -> list[Coroutine[Any, Any, None]]:
     return [
         keep_running("leadership", leadership.run_once, interval_s=RENEW_S),
         keep_running("scheduler", Scheduler(plane, leadership).run_once, interval_s=SCHEDULER_S, wake=plane.schedule),
         keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
         keep_running("garbage", Garbage(plane, leadership).run_once, interval_s=GARBAGE_S, wake=plane.garbage),
         keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),
-        keep_running("inputs", Inputs(plane).run_once, interval_s=INPUTS_S),
+        keep_running("presence", presence.run_once, interval_s=PRESENCE_S),
+        keep_running("listening", Listening(plane).run_once, interval_s=LISTENING_S),
+        keep_running("calls", Calls(plane).run_once, interval_s=CALLS_S, wake=plane.replicas.untold),
+        keep_running("deliveries", Deliveries(plane).run_once, interval_s=DELIVERIES_S, wake=plane.undelivered),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
         keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.sweep),
         keep_running("tail", Tail(plane).run_once, interval_s=TAIL_S, wake=plane.changed),
@@ -190,51 +208,61 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def _database_server(config: ServerConfig) -> AsyncIterator[str]:
-    """The connection string: of the configured server, or of the embedded one, which is kept alive."""
+async def _database_server(config: ServerConfig) -> AsyncIterator[tuple[str, bool]]:
+    """The connection string of the configured database, which may have many servers, or of the embedded
+    one, which is kept alive; and whether this is known to be its only server."""
     url = config.database.url or os.environ.get("DATABASE_URL")
     if url:
-        yield url
+        yield url, False
         return
     if config.database.data_dir is None:
         raise ApiError("config_invalid", "neither database.url nor database.dataDir is set", "set one of them: a PostgreSQL URL, or a directory for the embedded server")
-    embedded = EmbeddedPostgres(
-        Path(config.database.data_dir), log=lambda line: log.info("postgresql", line=line)
-    )
+    data_dir = Path(config.database.data_dir)
+    embedded = EmbeddedPostgres(data_dir, log=lambda line: log.info("postgresql", line=line))
+    await _start(embedded)
+    async with _exclusively(data_dir) as alone:
+        info = await _start(embedded)  # a predecessor may have stopped it on its way out
+        guard = asyncio.create_task(_keep_alive(embedded))
+        try:
+            yield info.dsn, alone
+        finally:
+            guard.cancel()
+            await asyncio.gather(guard, return_exceptions=True)
+            await asyncio.to_thread(embedded.stop)
+
+
+async def _start(embedded: EmbeddedPostgres) -> ConnectionInfo:
     try:
-        info = await asyncio.to_thread(embedded.start)
+        return await asyncio.to_thread(embedded.start)
     except EmbeddedPostgresError as error:
         code = error.code if error.code in CODES else "session_failed"
         raise ApiError(code, error.message, error.fix) from error
-    guard = asyncio.create_task(_keep_alive(embedded))
-    try:
-        yield info.dsn
-    finally:
-        guard.cancel()
-        await asyncio.gather(guard, return_exceptions=True)
-        await asyncio.to_thread(embedded.stop)
 
 
-@contextlib.contextmanager
-def _alone(config: ServerConfig) -> Iterator[bool]:
-    """Whether this is the only server on an embedded database. The kernel drops the lock that says so
-    with the process, however that ends."""
-    if config.database.url or os.environ.get("DATABASE_URL") or config.database.data_dir is None:
-        yield False
-        return
-    data_dir = Path(config.database.data_dir)
+@contextlib.asynccontextmanager
+async def _exclusively(data_dir: Path) -> AsyncIterator[bool]:
+    """Hold the embedded database: it is for one server, and a second is refused. False where that cannot be
+    made sure of. The kernel drops the lock with the process, however that ends."""
     try:
         file = data_dir.with_name(f"{data_dir.name}.server.lock").open("a")
     except OSError:
         yield False
         return
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        give_up_s = time.monotonic() + PREDECESSOR_PATIENCE_S
+        while not _locked(file):
+            if time.monotonic() > give_up_s:
+                raise ApiError("config_invalid", f"another server works on the embedded database in {data_dir}", "stop that one; several servers need a PostgreSQL of their own: set database.url")
+            await asyncio.sleep(0.05)
+        yield True
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 async def _keep_alive(embedded: EmbeddedPostgres) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from flakes.server.answers import Answers
 from flakes.server.batches import BatchWriter
+from flakes.server.replicas import Replicas
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import LogReaders, Subscriptions, Wake
 from flakes.store import logs, messages, offers, transitions
@@ -24,7 +25,8 @@ from flakes.store.interventions import Intervention
 from flakes.store.transitions import Applied, End, Move
 from flakes.store.uploads import Uploads
 from flakes.wire.config import ServerConfig
-from flakes.wire.sandbox_stream import Assign, Assignment, Cancel, InputState, LogLines
+from flakes.wire.replicas import ANSWERED, EVENTS, LOGS, READY, about
+from flakes.wire.sandbox_stream import Assign, Assignment, InputState, LogLines
 
 
 @dataclass(slots=True)
@@ -51,6 +53,9 @@ class Plane:
         self.uploads = Uploads(blobs)
         self.replica_id = new_id("replica")
         self.hub = Hub()
+        self.replicas = Replicas(self.replica_id)
+        self.undelivered = Wake()
+        """Something was stored for peers that are connected here."""
         self.schedule = Wake()
         """Something became ready or free: look again."""
         self.changed = Wake()
@@ -103,10 +108,19 @@ class Plane:
             self.send_offers(await offers.load(conn, list(assignment_ids)))
 
     def send_offers(self, loaded: Sequence[tuple[str, Assignment]]) -> None:
-        """Send (sandbox id, assignment) pairs; those of sandboxes connected elsewhere are left out."""
+        """Send (sandbox id, assignment) pairs; the replicas that hold the links of the others are called."""
         for sandbox_id, assignment in loaded:
-            self.hub.queue_assignment(sandbox_id, assignment)
+            if not self.hub.queue_assignment(sandbox_id, assignment):
+                self.replicas.call(sandbox_id)
         self.hub.flush_assignments(Assign)
+
+    def reach(self, *peer_ids: str) -> None:
+        """Something was stored for these sandboxes or hosts: whoever holds their links should look."""
+        for peer_id in peer_ids:
+            if peer_id in self.hub.sandboxes or peer_id in self.hub.hosts:
+                self.undelivered.set()
+            else:
+                self.replicas.call(peer_id)
 
     def deliver(self, done: Intervention, reason: str | None) -> None:
         """Send the cancels of an intervention and wake whoever should look."""
@@ -114,15 +128,22 @@ class Plane:
         for sandbox_id, assignment_id in done.cancel:
             by_sandbox.setdefault(sandbox_id, []).append(assignment_id)
         for sandbox_id, assignment_ids in by_sandbox.items():
-            cancel = Cancel(assignment_ids=assignment_ids, reason=reason or "cancelled")
-            self.hub.send_sandbox(sandbox_id, cancel)
+            if not self.hub.cancel(sandbox_id, assignment_ids, reason or "cancelled"):
+                self.replicas.call(sandbox_id)
         self.wrote(ready=done.ready)
 
     def wrote(self, *, ready: int = 0, freed: int = 0) -> None:
         """A transaction with events has committed."""
         self.changed.set()
+        self.replicas.tell(EVENTS)
         if ready or freed:
             self.schedule.set()
+            self.replicas.tell(READY)
+
+    def answered(self, permission_id: str) -> None:
+        """A permission request is decided, and that is committed."""
+        self.answers.publish(permission_id)
+        self.replicas.tell(about(ANSWERED, permission_id))
 
     async def after(self, act: Callable[[], object]) -> None:
         """Do what must not happen before what was written is committed: here, at once."""
@@ -138,6 +159,7 @@ class Plane:
         async with self.database.transaction() as conn:
             appended = await logs.append(conn, chunks)
         self.log_readers.publish(appended.task_ids)
+        self.replicas.tell(*(about(LOGS, task_id) for task_id in appended.task_ids))
         return appended.stale
 
     async def _report_inputs(self, reports: Sequence[tuple[str, InputState]]) -> set[str]:

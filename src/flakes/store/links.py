@@ -23,6 +23,11 @@ _SEEN = Query("""
     from unnest(%(peer_ids)s::text[], %(connection_ids)s::text[]) as u(peer_id, connection_id)
     where l.peer_id = u.peer_id and l.connection_id = u.connection_id""")
 
+_RESTORE = Query("""
+    update links l set connected = true
+    from unnest(%(peer_ids)s::text[], %(connection_ids)s::text[]) as u(peer_id, connection_id)
+    where l.peer_id = u.peer_id and l.connection_id = u.connection_id and not l.connected""")
+
 # A sandbox is lost when it has been silent for `lost_after_s` while somebody was there to hear it: the
 # time before this leader's term, when perhaps no control plane was up, never counts.
 _LOST = Query("""
@@ -47,11 +52,19 @@ _STALE_OFFERS = Query("""
            or (coalesce(not l.connected, true) and a.offered_at < now() - interval '2 s'))
     limit 5000""")
 
+# A replica whose row has expired is dead, and its links with it; one that never had a row is judged by the
+# silence of its links.
 _ORPHANED = Query("""
-    update links set connected = false
-    where connected and replica_id <> %(replica_id)s
-      and seen_at < now() - %(silence_s)s * interval '1 s'
-      and not exists (select 1 from leaders where holder = links.replica_id and expires_at > now())""")
+    update links l set connected = false
+    where l.connected and l.replica_id <> %(replica_id)s
+      and not exists (select 1 from leaders where holder = l.replica_id and expires_at > now())
+      and not exists (select 1 from replicas r where r.replica_id = l.replica_id and r.expires_at > now())
+      and (l.seen_at < now() - %(silence_s)s * interval '1 s'
+           or exists (select 1 from replicas r where r.replica_id = l.replica_id))""")
+
+_ELSEWHERE = Query("""
+    select peer_id from links
+    where peer_id = any(%(peer_ids)s) and replica_id <> %(replica_id)s""")
 
 
 async def up(conn: Connection, peer_id: str, replica_id: str, connection_id: str) -> None:
@@ -76,6 +89,12 @@ async def seen(conn: Connection, peers: Sequence[tuple[str, str]]) -> None:
     await run(conn, _SEEN, params)
 
 
+async def restore(conn: Connection, peers: Sequence[tuple[str, str]]) -> None:
+    """These connections (peer id, connection id) are there after all; when they were last heard stays."""
+    params = {"peer_ids": [p[0] for p in peers], "connection_ids": [p[1] for p in peers]}
+    await run(conn, _RESTORE, params)
+
+
 async def lost(conn: Connection, *, lost_after_s: float, held_s: float) -> list[tuple[str, str]]:
     """(assignment id, sandbox id) whose sandbox has been silent for too long."""
     params = {"lost_after_s": lost_after_s, "held_s": held_s}
@@ -96,3 +115,9 @@ async def stale_offers(conn: Connection, timeout_s: float) -> list[tuple[str, st
 async def orphaned(conn: Connection, replica_id: str, silence_s: float) -> int:
     """Mark the links of a replica that died without a word."""
     return await run(conn, _ORPHANED, {"replica_id": replica_id, "silence_s": silence_s})
+
+
+async def elsewhere(conn: Connection, replica_id: str, peer_ids: Sequence[str]) -> list[str]:
+    """Which of these peers have connected to another replica since."""
+    params = {"peer_ids": list(peer_ids), "replica_id": replica_id}
+    return [r[0] for r in await rows(conn, _ELSEWHERE, params)]

@@ -58,10 +58,13 @@ _QUEUED_FOR = Query("""
     where sandbox_id = %(sandbox_id)s and state = 'queued'
     returning assignment_id, message_id, mode, message""")
 
+# Only over the link that counts: what is sent over an older one is sent into the void.
 _UNSENT = Query("""
-    update messages set sent_at = now()
-    where state = 'queued' and sent_at is null and sandbox_id = any(%(sandbox_ids)s)
-    returning sandbox_id, assignment_id, message_id, mode, message""")
+    update messages m set sent_at = now()
+    from links l
+    where m.state = 'queued' and m.sent_at is null and m.sandbox_id = any(%(sandbox_ids)s)
+      and l.peer_id = m.sandbox_id and l.replica_id = %(replica_id)s
+    returning m.sandbox_id, m.assignment_id, m.message_id, m.mode, m.message""")
 
 _REPORTED = Query("""
     select m.message_id, m.assignment_id, m.sandbox_id, m.run_id, m.task_id, m.mode,
@@ -150,11 +153,12 @@ async def queued_for(conn: Connection, sandbox_id: str) -> list[InputMessage]:
 
 
 async def unsent(
-    conn: Connection, sandbox_ids: Sequence[str]
+    conn: Connection, replica_id: str, sandbox_ids: Sequence[str]
 ) -> list[tuple[str, InputMessage]]:
-    """(sandbox id, message) stored for these sandboxes, here or by another replica, not yet delivered and
-    not answered with this before."""
-    found = await rows(conn, _UNSENT, {"sandbox_ids": list(sandbox_ids)})
+    """(sandbox id, message) stored for these sandboxes, whose links are this replica's, here or by another
+    replica, not yet delivered and not answered with this before."""
+    params = {"sandbox_ids": list(sandbox_ids), "replica_id": replica_id}
+    found = await rows(conn, _UNSENT, params)
     return [(fields[0], _input(*fields[1:])) for fields in sorted(found, key=lambda f: f[2])]
 
 

@@ -47,8 +47,14 @@ _LIVE = Query("""
     where a.sandbox_id = %(sandbox_id)s and a.live""")
 
 _OPEN_OFFERS = Query("""
-    select assignment_id from assignments
+    select sandbox_id, assignment_id from assignments
     where sandbox_id = any(%(sandbox_ids)s) and live and state = 'offered'""")
+
+_CANCELLED = Query("""
+    select a.sandbox_id, a.assignment_id, coalesce(t.cancel_reason, 'cancelled')
+    from assignments a join tasks t on t.task_id = a.task_id
+    where a.sandbox_id = any(%(sandbox_ids)s) and a.live and a.state = 'accepted'
+      and t.cancel_requested_at is not null""")
 
 _definition = msgspec.json.Decoder(TaskDefinition)
 _metadata = msgspec.json.Decoder(dict[str, Any])
@@ -99,9 +105,16 @@ async def live_of(conn: Connection, sandbox_id: str) -> list[tuple[str, str, boo
     return await rows(conn, _LIVE, {"sandbox_id": sandbox_id})
 
 
-async def open_of(conn: Connection, sandbox_ids: Sequence[str]) -> list[str]:
-    """Offers to these sandboxes that nobody has accepted yet."""
-    return [r[0] for r in await rows(conn, _OPEN_OFFERS, {"sandbox_ids": list(sandbox_ids)})]
+async def open_of(conn: Connection, sandbox_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """(sandbox id, assignment id) of offers to these sandboxes that nobody has accepted yet."""
+    return await rows(conn, _OPEN_OFFERS, {"sandbox_ids": list(sandbox_ids)})
+
+
+async def cancelled_of(
+    conn: Connection, sandbox_ids: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """(sandbox id, assignment id, reason) of accepted work that somebody asked to stop."""
+    return await rows(conn, _CANCELLED, {"sandbox_ids": list(sandbox_ids)})
 
 
 async def names_input(conn: Connection, sandbox_id: str, digest: str) -> bool:

@@ -61,6 +61,14 @@ _MARK_SENT = Query("""
     from sent where s.sandbox_id = sent.sandbox_id and sent.action = 'launch'
       and s.status = 'pending_launch'""")
 
+_HOSTS_WAITING = Query("""
+    select distinct host_id from leases
+    where host_id = any(%(host_ids)s) and ended_at is null and sent_at is null""")
+
+_DRAINING = Query("""
+    select sandbox_id, coalesce(reason, '') from sandboxes
+    where sandbox_id = any(%(sandbox_ids)s) and status = 'draining'""")
+
 _END_LEASE = Query("""
     update leases set ended_at = now(), ok = %(ok)s, reason = %(reason)s
     where lease_id = %(lease_id)s and host_id = %(host_id)s and ended_at is null
@@ -217,6 +225,16 @@ async def open_leases(conn: Connection, host_id: str, *, again: bool) -> list[Le
             bool(data.get("drain")), str(data.get("reason", "")),
         ))  # fmt: skip
     return leases
+
+
+async def hosts_waiting(conn: Connection, host_ids: Sequence[str]) -> list[str]:
+    """Which of these hosts have leases that nobody has sent yet."""
+    return [r[0] for r in await rows(conn, _HOSTS_WAITING, {"host_ids": list(host_ids)})]
+
+
+async def draining(conn: Connection, sandbox_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """(sandbox id, reason) of those that are to take nothing new."""
+    return await rows(conn, _DRAINING, {"sandbox_ids": list(sandbox_ids)})
 
 
 async def lease_ended(

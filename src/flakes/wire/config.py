@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 from msgspec import Meta, field
 
 from flakes.core import limits
+from flakes.wire.addresses import Addresses
 from flakes.wire.codec import Body, BodyError, convert
 from flakes.wire.errors import ApiError
 
@@ -88,7 +89,8 @@ class ServerConfig(Body, frozen=True, kw_only=True):
 class SandboxConfig(Body, frozen=True, kw_only=True):
     """`flakes sandbox --config sandbox.toml`."""
 
-    control_plane_url: str
+    control_plane_url: Addresses
+    """One address, or several replicas' as a list."""
     sandbox_id: str
     credential_file: str
     state_dir: str
@@ -120,7 +122,8 @@ class PoolConfig(Body, frozen=True, kw_only=True):
 class HostConfig(Body, frozen=True, kw_only=True):
     """`flakes host run --config host.toml`."""
 
-    control_plane_url: str
+    control_plane_url: Addresses
+    """One address, or several replicas' as a list; sandboxes get the same."""
     host_id: str
     credential_file: str
     state_dir: str | None = None
@@ -221,7 +224,7 @@ launchBackoffS = 10.0
 """,
     "sandbox": """\
 # flakes sandbox --config sandbox.toml
-controlPlaneUrl = "http://127.0.0.1:7733"
+controlPlaneUrl = "http://127.0.0.1:7733"   # or several replicas: ["http://a:7733", "http://b:7733"]
 sandboxId = "sandbox_01hzy0000000000000000000"
 credentialFile = "/home/me/.local/state/flakes/sandbox.credential"   # 0600, absolute
 stateDir = "/home/me/.local/state/flakes/sandbox"
@@ -237,7 +240,7 @@ EXAMPLE = "value"
 """,
     "host": """\
 # flakes host run --config host.toml
-controlPlaneUrl = "http://127.0.0.1:7733"
+controlPlaneUrl = "http://127.0.0.1:7733"   # or several replicas: ["http://a:7733", "http://b:7733"]
 hostId = "host_01hzy00000000000000000000"
 credentialFile = "/home/me/.config/flakes/host.credential"   # 0600, absolute
 stateDir = "/home/me/.local/state/flakes/host"

@@ -8,15 +8,14 @@ answer was lost is sent again.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import random
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import structlog
 
+from flakes.wire.addresses import Rotation, is_loopback, split
 from flakes.wire.config import SandboxConfig, credential
 from flakes.wire.operations import OPERATIONS
 
@@ -36,19 +35,20 @@ class Forwarder:
 
     def __init__(self, config: SandboxConfig) -> None:
         self._config = config
-        self._base = f"{config.control_plane_url.rstrip('/')}/v1/sandboxes/{config.sandbox_id}"
+        self._servers = Rotation(split(config.control_plane_url), random.randrange(1_000))  # noqa: S311
         self._client: httpx2.AsyncClient | None = None
 
     async def ask(self, assignment_id: str, operation: str, body: bytes) -> tuple[int, bytes]:
         """Status and body of the answer."""
         import httpx2
 
-        url = f"{self._base}/assignments/{assignment_id}/operations/{operation}"
+        path = f"/v1/sandboxes/{self._config.sandbox_id}/assignments/{assignment_id}/operations/{operation}"
         known = OPERATIONS.get(operation)
         once = {"idempotency-key": secrets.token_hex(16)} if known is not None and known.once else {}
         tries = 0
         while True:
             try:
+                url = self._servers.current + path
                 response = await self._open().post(url, content=body, headers=self._headers() | once)
             except httpx2.TransportError as error:
                 reason = str(error) or type(error).__name__
@@ -56,6 +56,7 @@ class Forwarder:
                 if response.status_code not in AWAY:
                     return response.status_code, response.content
                 reason = f"it answered {response.status_code}"
+            self._servers.turn()
             delay_s = random.uniform(0.02, min(RETRY_S_MAX, 0.1 * 2**tries))  # noqa: S311
             tries = min(tries + 1, 10)
             log.info("operation waits", operation=operation, delay_s=round(delay_s, 2), reason=reason)
@@ -74,17 +75,10 @@ class Forwarder:
                 timeout=httpx2.Timeout(TIMEOUT_S, connect=10.0),
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
                 # A proxy from the environment cannot reach this machine's loopback.
-                trust_env=not _is_loopback(urlsplit(self._base).hostname or ""),
+                trust_env=not is_loopback(self._servers.current),
             )
         return self._client
 
     def _headers(self) -> dict[str, str]:
         token = credential(Path(self._config.credential_file))
         return {"authorization": f"Bearer {token}", "content-type": "application/json"}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flakes.server.routing import Answer, Call, Endpoint, Page, bounded
-from flakes.server.streams.sandboxes import send_inputs
+from flakes.server.streams.delivery import send_inputs
 from flakes.store import messages
 from flakes.wire.messages import Message, MessagePost, Messages
 from flakes.wire.sandbox_stream import InputMessage

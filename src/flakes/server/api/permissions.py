@@ -64,7 +64,7 @@ async def respond(call: Call) -> Permission | Response:
             conn, call.owner_id, call.path["taskId"], permission_id, body.decision, body.reason
         )
     plane.wrote()
-    await plane.after(partial(plane.answers.publish, permission_id))
+    await plane.after(partial(plane.answered, permission_id))
     if answered.refusal is not None:
         # Not raised: finding the request overdue has decided it, and that stays.
         return refusal(answered.refusal)

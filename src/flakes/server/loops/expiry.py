@@ -29,5 +29,5 @@ class Expiry:
             expired = await permissions.expire(conn, PAGE)
         self._plane.wrote()
         for permission_id in expired:
-            self._plane.answers.publish(permission_id)
+            self._plane.answered(permission_id)
         return 0.0 if len(expired) == PAGE else None

@@ -36,6 +36,7 @@ class Leadership:
             term = await leader.elect(conn, "loops", self._plane.replica_id, TTL_S)
         if (term is None) != (self._term is None):
             log.info("leader.changed", leading=term is not None)
+            self._plane.schedule.set()  # what the predecessor did not get to
         self._term = term
         self._plane.leading = term is not None
         if term is not None:

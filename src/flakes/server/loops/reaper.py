@@ -87,9 +87,10 @@ class Reaper:
 
     async def _retire_idle(self) -> None:
         async with self._plane.database.transaction() as conn:
+            idle = await sandboxes.idle(conn, self._plane.config.capacity.idle_retire_s)
             hosts = [
-                await sandboxes.stop(conn, sandbox_id, drain=True, reason="idle")
-                for sandbox_id in await sandboxes.idle(conn, self._plane.config.capacity.idle_retire_s)
+                await sandboxes.stop(conn, sandbox_id, drain=True, reason="idle") for sandbox_id in idle
             ]
+        self._plane.reach(*idle)
         for host_id in {host_id for host_id in hosts if host_id}:
             await push_leases(self._plane, host_id)

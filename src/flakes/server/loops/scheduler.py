@@ -26,6 +26,7 @@ class Scheduler:
         self._plane = plane
         self._leadership = leadership
         self._explained: dict[int, Unplaced] = {}
+        self._term = 0
         self._reader = placement.SnapshotReader()
 
     async def run_once(self) -> float | None:
@@ -33,6 +34,9 @@ class Scheduler:
         term = self._leadership.term()
         if term is None:
             return None
+        if term.term != self._term:
+            self._term = term.term
+            self._explained.clear()  # another leader may have written since
         plane = self._plane
         suspect_after_s = plane.config.leases.suspect_after_s
         async with plane.database.connection() as conn:

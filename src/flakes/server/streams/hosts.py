@@ -18,6 +18,7 @@ from flakes.server.streams.socket import UNREADABLE, authenticate, frames, pump,
 from flakes.store import hosts, links, sandboxes
 from flakes.store.transitions import End
 from flakes.wire import host_stream as wire
+from flakes.wire.replicas import MOVED
 
 log = structlog.get_logger()
 
@@ -90,6 +91,7 @@ async def _greet(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
         server_time_ms=time.time_ns() // 1_000_000, pools=pools,
     ))  # fmt: skip
     plane.hub.add(plane.hub.hosts, peer)
+    plane.replicas.tell(MOVED)
     for instance_id in unwanted:
         peer.send(wire.Stop(
             lease_id=f"lease_{instance_id}", instance_id=instance_id, drain=False,
@@ -136,8 +138,10 @@ async def end_lost(plane: Plane, assignment_ids: Sequence[str], reason: str) -> 
 
 
 async def push_leases(plane: Plane, host_id: str, *, again: bool = False) -> None:
-    """Send a host what it was not sent yet (`again`: all it has not confirmed), if connected here."""
+    """Send a host what it was not sent yet (`again`: all it has not confirmed); one that is connected to
+    another replica is sent it there."""
     if host_id not in plane.hub.hosts:
+        plane.replicas.call(host_id)
         return
     async with plane.database.transaction() as conn:
         leases = await sandboxes.open_leases(conn, host_id, again=again)

@@ -7,7 +7,7 @@ that matters again after it has come back, because all of it is derived from the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -15,7 +15,7 @@ import structlog
 from flakes.core.limits import STREAM_FRAME_BYTES_MAX
 from flakes.store.identifiers import new_id
 from flakes.wire.codec import encode
-from flakes.wire.sandbox_stream import Assignment
+from flakes.wire.sandbox_stream import Assignment, Cancel, Drain
 
 QUEUE_MAX = 4_096
 CLOSE = None
@@ -32,6 +32,11 @@ class Peer:
         self.connection_id = new_id("key")
         self.outbox: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MAX)
         self.assignments: list[Assignment] = []
+        self.offered: set[str] = set()
+        """Assignments that were offered over this connection, or that the peer came with."""
+        self.cancelled: set[str] = set()
+        """Assignments that it was told to cancel over this connection."""
+        self.draining = False
         self.heard = False
         """Heard from since the last flush of heartbeats."""
         self.pools: dict[str, str] = {}
@@ -76,6 +81,14 @@ class Hub:
         if peers.get(peer.peer_id) is peer:
             del peers[peer.peer_id]
 
+    def drop(self, peer_id: str) -> None:
+        """Close what is left of a peer's connection: it has connected elsewhere."""
+        for peers in (self.sandboxes, self.hosts):
+            peer = peers.pop(peer_id, None)
+            if peer is not None:
+                log.info("stream.moved", peer=peer_id)
+                peer.close()
+
     def send_sandbox(self, sandbox_id: str, message: Any) -> bool:
         """Send to a sandbox if it is connected here."""
         peer = self.sandboxes.get(sandbox_id)
@@ -90,12 +103,52 @@ class Hub:
             peer.send(message)
         return peer is not None
 
-    def queue_assignment(self, sandbox_id: str, assignment: Assignment) -> None:
-        """Gather an offer; `flush_assignments` sends what has gathered, a few frames a sandbox."""
+    def cancel(
+        self, sandbox_id: str, assignment_ids: Sequence[str], reason: str, *, again: bool = True
+    ) -> bool:
+        """Tell a sandbox to stop work, if it is connected here; with `again` False, what it has not been told
+        over this connection."""
         peer = self.sandboxes.get(sandbox_id)
-        if peer is not None:
-            peer.assignments.append(assignment)
-            self._with_assignments.add(sandbox_id)
+        if peer is None:
+            return False
+        wanted = [a for a in assignment_ids if again or a not in peer.cancelled]
+        if wanted:
+            peer.cancelled.update(wanted)
+            peer.send(Cancel(assignment_ids=wanted, reason=reason))
+        return True
+
+    def drain(self, sandbox_id: str, reason: str) -> None:
+        """Tell a sandbox once to take nothing new, if it is connected here."""
+        peer = self.sandboxes.get(sandbox_id)
+        if peer is not None and not peer.draining:
+            peer.draining = True
+            peer.send(Drain(reason=reason))
+
+    def unoffered(
+        self, sandbox_ids: Iterable[str], offered: Iterable[tuple[str, str]]
+    ) -> list[str]:
+        """Of all offers that are open to these sandboxes now, those not made over the connections they have."""
+        open_now: dict[str, set[str]] = {sandbox_id: set() for sandbox_id in sandbox_ids}
+        for sandbox_id, assignment_id in offered:
+            open_now[sandbox_id].add(assignment_id)
+        found: list[str] = []
+        for sandbox_id, assignment_ids in open_now.items():
+            peer = self.sandboxes.get(sandbox_id)
+            if peer is not None:
+                found += assignment_ids - peer.offered
+                peer.offered &= assignment_ids
+        return found
+
+    def queue_assignment(self, sandbox_id: str, assignment: Assignment) -> bool:
+        """Gather an offer, if the sandbox is connected here; `flush_assignments` sends what has gathered, a
+        few frames a sandbox."""
+        peer = self.sandboxes.get(sandbox_id)
+        if peer is None:
+            return False
+        peer.assignments.append(assignment)
+        peer.offered.add(assignment.assignment_id)
+        self._with_assignments.add(sandbox_id)
+        return True
 
     def flush_assignments(self, frame: Callable[..., Any]) -> None:
         """Send gathered offers; an offer too large for a frame goes without its definition."""
@@ -116,6 +169,11 @@ class Hub:
                 peer.heard = False
                 heard.append((peer.peer_id, peer.connection_id))
         return heard
+
+    def connections(self) -> list[tuple[str, str]]:
+        """(peer id, connection id) of everybody connected here."""
+        peers = (*self.sandboxes.values(), *self.hosts.values())
+        return [(peer.peer_id, peer.connection_id) for peer in peers]
 
     def close_all(self) -> None:
         """The server is going down: peers reconnect elsewhere."""

@@ -21,6 +21,7 @@ from starlette.websockets import WebSocket
 from flakes.core import limits
 from flakes.core.task import Outcome
 from flakes.server.plane import Plane
+from flakes.server.streams import delivery
 from flakes.server.streams.hub import Peer
 from flakes.server.streams.socket import UNREADABLE, authenticate, frames, pump, readable
 from flakes.store import links, logs, messages, offers, sandboxes
@@ -28,6 +29,7 @@ from flakes.store.hosts import record
 from flakes.store.transitions import Accept, End, Move
 from flakes.wire import sandbox_stream as wire
 from flakes.wire.codec import encode
+from flakes.wire.replicas import MOVED
 
 log = structlog.get_logger()
 
@@ -41,8 +43,6 @@ AT_MS_MAX = 253_402_300_799_000
 """The last second of the year 9999, the last that everybody can read."""
 WARNINGS_MAX = 64
 """As many as a task can have outputs: more are not told in its event."""
-INPUTS_PER_FRAME = 7
-"""The longest messages, every character escaped, still fit into a frame."""
 
 
 async def serve(socket: WebSocket, plane: Plane) -> None:
@@ -69,6 +69,8 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
         await socket.close(1008, "this sandbox is not wanted any more")
         return
     peer.heard = True
+    peer.offered = {item.assignment_id for item in hello.assignments}
+    plane.replicas.tell(MOVED)
     log.info("sandbox.connected", sandbox=sandbox_id, holds=len(hello.assignments))
     try:
         async with pump(socket, peer):
@@ -117,28 +119,16 @@ async def _reconcile(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
     async with plane.database.connection() as conn:
         live = await offers.live_of(conn, peer.peer_id)
     held = {item.assignment_id for item in hello.assignments}
-    again = [a for a, state, _, _ in live if state == "offered" and a not in held]
-    if again:
-        await plane.offer(again)
-    for assignment_id, _, cancelled, reason in live:
-        if cancelled and assignment_id in held:
-            peer.send(wire.Cancel(assignment_ids=[assignment_id], reason=reason or "cancelled"))
-    async with plane.database.connection() as conn:
-        queued = await messages.queued_for(conn, peer.peer_id)
-    send_inputs(plane, peer.peer_id, queued)
     # Accepted once, unknown now: the daemon's state is gone and so is the work.
     await plane.end_attempts([
         End(assignment_id, None, Outcome.LOST, "the sandbox came back without it")
         for assignment_id, state, _, _ in live
         if state == "accepted" and assignment_id not in held
     ])  # fmt: skip
-
-
-def send_inputs(plane: Plane, sandbox_id: str, items: Sequence[wire.InputMessage]) -> None:
-    """Send messages to a sandbox, a few a frame, if it is connected here."""
-    for start in range(0, len(items), INPUTS_PER_FRAME):
-        frame = wire.Input(messages=list(items[start : start + INPUTS_PER_FRAME]))
-        plane.hub.send_sandbox(sandbox_id, frame)
+    async with plane.database.connection() as conn:
+        queued = await messages.queued_for(conn, peer.peer_id)
+    delivery.send_inputs(plane, peer.peer_id, queued)
+    await delivery.to_sandboxes(plane, [peer.peer_id])
 
 
 async def _receive(plane: Plane, peer: Peer, incoming: Any) -> None:
