@@ -59,7 +59,7 @@ class Browser:
         for line in response.headers.get_list("set-cookie"):
             self._keep(line)
         answer = Answer(response.status_code, response.headers, response.content)
-        if checked:
+        if checked and path.startswith("/v1/"):  # the others are pages for people
             check_documented(method, path.partition("?")[0], answer)
         return answer
 

@@ -487,6 +487,14 @@ def _device_token(world: World, path: str) -> Answer:
     return answer
 
 
+@case("GET", "/v1/auth/oidc/start")
+@case("GET", "/v1/auth/oidc/callback")
+def _no_provider(world: World, path: str) -> Answer:
+    """This server has none; tests/api/test_oidc.py has one that does."""
+    Browser(world.api.url).get(path).refused("not_found")
+    return world.api.get("/livez")
+
+
 @case("GET", "/v1/sandboxes/{sandboxId}/assignments/{assignmentId}")
 def _assignment(world: World, path: str) -> Answer:
     answer = world.sandbox_api.get(world.fill(path))

@@ -53,12 +53,12 @@ def test_revoking_ends_the_following_of_a_log(api: Api) -> None:
 
 def test_signing_out_ends_the_streams_of_that_browser(api: Api) -> None:
     browser = Browser.of(api)
-    with httpx2.Client(base_url=api.url, headers=browser.cookie_header, timeout=SECONDS) as http:
-        with http.stream("GET", "/v1/events") as response:
-            chunks = response.iter_bytes()
-            assert b"retry" in next(chunks)
-            browser.post("/v1/auth/sign-out").ok(200)
-            assert b"event: session.started" not in b"".join(chunks), "it has ended"
+    url, headers = f"{api.url}/v1/events", browser.cookie_header
+    with httpx2.stream("GET", url, headers=headers, timeout=SECONDS) as response:
+        chunks = response.iter_bytes()
+        assert b"retry" in next(chunks)
+        browser.post("/v1/auth/sign-out").ok(200)
+        assert b"event: session.started" not in b"".join(chunks), "it has ended"
 
 
 def test_what_another_replica_revoked_ends_within_seconds(server: Server, api: Api) -> None:

@@ -15,6 +15,7 @@ from flakes.server.answers import Answers
 from flakes.server.auth.live import LiveStreams
 from flakes.server.auth.mail import Mailer
 from flakes.server.auth.passwords import Hashing
+from flakes.server.auth.provider import Provider
 from flakes.server.batches import BatchWriter
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import LogReaders, Subscriptions, Wake
@@ -74,6 +75,7 @@ class Plane:
         self.live = LiveStreams()
         self.hashing = Hashing()
         self.mailer = Mailer(config.mail)
+        self.provider = Provider(config.oidc) if config.oidc is not None else None
         self._identities: dict[str, _Cached] = {}
 
     async def identify(self, token: str) -> Identity | None:
@@ -92,13 +94,13 @@ class Plane:
         self._identities[token] = _Cached(identity, now + IDENTITY_CACHE_S)
         return identity
 
-    def revoked(self, token_ids: Collection[str]) -> None:
-        """Tokens were revoked: this replica takes them no more, and ends the streams that use them. Others
-        notice within `IDENTITY_CACHE_S`."""
+    def revoked(self, token_ids: Collection[str]) -> int:
+        """Tokens were revoked: this replica takes them no more, and ends the streams that use them (how
+        many). Others notice within `IDENTITY_CACHE_S`."""
         for token, cached in list(self._identities.items()):
             if cached.identity.token_id in token_ids:
                 del self._identities[token]
-        self.live.end(token_ids)
+        return self.live.end(token_ids)
 
     async def end_attempts(self, ends: Sequence[End]) -> None:
         """The control plane itself ends attempts (lost, withdrawn)."""

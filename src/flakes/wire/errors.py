@@ -74,6 +74,7 @@ CODES: Final[dict[str, Code]] = {
     "range_not_satisfiable": Code(416, EXIT_USAGE, "The byte range lies outside the content."),
     "upgrade_required": Code(426, EXIT_USAGE, "This address speaks WebSocket only."),
     "rate_limited": Code(429, EXIT_INTERNAL, "Too many requests; `Retry-After` says when to come back.", retryable=True),
+    "provider_unavailable": Code(503, EXIT_INTERNAL, "The OpenID Connect provider does not answer as it should.", retryable=True),
     "internal_error": Code(500, EXIT_INTERNAL, "A fault of ours; the server log has the details under `requestId`."),
     "database_unavailable": Code(503, EXIT_INTERNAL, "The database does not answer; nothing was changed.", retryable=True),
     "storage_full": Code(503, EXIT_INTERNAL, "The disk of the server is full; nothing was changed.", retryable=True),

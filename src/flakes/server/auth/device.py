@@ -41,7 +41,7 @@ REFUSALS: dict[str, tuple[str, str]] = {
 async def begin(call: Call) -> DeviceCode:
     """Begin to sign a device in: a code to poll with, and one for the user to approve."""
     body: DeviceCodePost = call.body
-    await limits.take(call.plane, ("device asked for from an address", source(call.request)))
+    await limits.take(call.plane, ("sign-in begun from an address", source(call.request)))
     client = "".join(c for c in body.client_name if c.isprintable()).strip()[:CLIENT_LENGTH_MAX]
     async with call.plane.database.transaction() as conn:
         made = await device_grants.make(conn, client or "a command line", address_of(call.request))

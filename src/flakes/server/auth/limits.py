@@ -24,7 +24,7 @@ LIMITS: Final[dict[str, Limit]] = {
     "mail to an address": Limit(5, 600.0),
     "mail asked for from an address": Limit(30, 60.0),
     "code from an address": Limit(50, 10.0),
-    "device asked for from an address": Limit(50, 10.0),
+    "sign-in begun from an address": Limit(50, 10.0),
     "device looked up by an account": Limit(20, 30.0),
 }
 """A code of six digits also dies with its fifth wrong try, so `mail to an address` bounds those guesses."""

@@ -32,7 +32,7 @@ class Revocations:
         if self._plane.live:
             async with self._plane.database.connection() as conn:
                 ended = await sign_ins.ended(conn, started_s - self._looked_s + OVERLAP_S)
-            count = self._plane.live.end(ended)
+            count = self._plane.revoked(ended)
             if count:
                 log.info("revocations.ended", streams=count)
         self._looked_s = started_s
