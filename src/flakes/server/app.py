@@ -32,7 +32,7 @@ from flakes.server.api import (
     tasks,
     workpads,
 )
-from flakes.server.auth import browser
+from flakes.server.auth import account, browser, device, device_page, keys, oidc, password_sign_in
 from flakes.server.plane import Plane
 from flakes.server.routing import Endpoint, asgi, refusal
 from flakes.server.streams import hosts as host_stream
@@ -47,7 +47,8 @@ ENDPOINTS: list[Endpoint] = [
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
     *artifacts.ENDPOINTS, *observation.ENDPOINTS,
-    *browser.ENDPOINTS,
+    *browser.ENDPOINTS, *password_sign_in.ENDPOINTS, *account.ENDPOINTS, *keys.ENDPOINTS,
+    *device.ENDPOINTS, *oidc.ENDPOINTS,
 ]  # fmt: skip
 
 LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>
@@ -68,6 +69,7 @@ def build(plane: Plane) -> Starlette:
         WebSocketRoute("/v1/hosts/{hostId}/stream", _stream(host_stream.serve, plane)),
         Route("/v1/sandboxes/{sandboxId}/stream", _upgrade_required),
         Route("/v1/hosts/{hostId}/stream", _upgrade_required),
+        Route("/device", device_page.page(plane), methods=["GET", "POST"]),
         Route("/console", _landing),
         Route("/", _landing),
     ]

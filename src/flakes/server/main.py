@@ -47,6 +47,8 @@ from flakes.server.loops.presence import INTERVAL_S as PRESENCE_S
 from flakes.server.loops.presence import Presence
 from flakes.server.loops.reaper import INTERVAL_S as REAPER_S
 from flakes.server.loops.reaper import Reaper
+from flakes.server.loops.revocations import INTERVAL_S as REVOCATIONS_S
+from flakes.server.loops.revocations import Revocations
 from flakes.server.loops.scheduler import INTERVAL_S as SCHEDULER_S
 from flakes.server.loops.scheduler import Scheduler
 from flakes.server.loops.tail import IDLE_S as TAIL_S
@@ -144,6 +146,7 @@ def _loops(
         keep_running("listening", Listening(plane).run_once, interval_s=LISTENING_S),
         keep_running("calls", Calls(plane).run_once, interval_s=CALLS_S, wake=plane.replicas.untold),
         keep_running("deliveries", Deliveries(plane).run_once, interval_s=DELIVERIES_S, wake=plane.undelivered),
+        keep_running("revocations", Revocations(plane).run_once, interval_s=REVOCATIONS_S),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
         keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.sweep),
         keep_running("tail", Tail(plane).run_once, interval_s=TAIL_S, wake=plane.changed),
@@ -159,6 +162,7 @@ class _Server(uvicorn.Server):
             ws="websockets-sansio", ws_max_size=8 * 1024 * 1024, ws_ping_interval=20.0,
             ws_ping_timeout=20.0, timeout_graceful_shutdown=GRACE_S, ws_per_message_deflate=False,
             server_header=False, timeout_keep_alive=75,
+            forwarded_allow_ips=plane.config.listen.trusted_proxies,
         ))  # fmt: skip
         self._plane = plane
         self._listener = listener

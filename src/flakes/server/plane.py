@@ -12,6 +12,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from flakes.server.answers import Answers
+from flakes.server.auth.live import LiveStreams
+from flakes.server.auth.mail import Mailer
+from flakes.server.auth.passwords import Hashing
+from flakes.server.auth.provider import Provider
 from flakes.server.batches import BatchWriter
 from flakes.server.replicas import Replicas
 from flakes.server.streams.hub import Hub
@@ -73,6 +77,10 @@ class Plane:
         self.inputs = BatchWriter("inputs", self._report_inputs, batch_max=500)
         self.answers = Answers()
         self.leading = False
+        self.live = LiveStreams()
+        self.hashing = Hashing()
+        self.mailer = Mailer(config.mail)
+        self.provider = Provider(config.oidc) if config.oidc is not None else None
         self._identities: dict[str, _Cached] = {}
 
     async def identify(self, token: str) -> Identity | None:
@@ -91,11 +99,13 @@ class Plane:
         self._identities[token] = _Cached(identity, now + IDENTITY_CACHE_S)
         return identity
 
-    def forget(self, token_id: str) -> None:
-        """A token was revoked: this replica takes it no more, from now on."""
+    def revoked(self, token_ids: Collection[str]) -> int:
+        """Tokens were revoked: this replica takes them no more, and ends the streams that use them (how
+        many). Others notice within `IDENTITY_CACHE_S`."""
         for token, cached in list(self._identities.items()):
-            if cached.identity.token_id == token_id:
+            if cached.identity.token_id in token_ids:
                 del self._identities[token]
+        return self.live.end(token_ids)
 
     async def end_attempts(self, ends: Sequence[End]) -> None:
         """The control plane itself ends attempts (lost, withdrawn)."""

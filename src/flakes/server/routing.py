@@ -177,7 +177,8 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
 
 def refusal(error: ApiError) -> Response:
     """The response for a refusal."""
-    headers = _retry_after(503 if error.code == "idempotency_in_progress" else error.status)
+    status = 503 if error.code == "idempotency_in_progress" else error.status
+    headers = _retry_after(status, error.details.get("retryAfterS", 1))
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="flakes"'
     return Response(encode(error.body()), error.status, headers, JSON)
@@ -235,5 +236,5 @@ def _response(value: Any, status: int) -> Response:
     return Response(encode(value), status, _retry_after(status), JSON)
 
 
-def _retry_after(status: int) -> dict[str, str]:
-    return {"Retry-After": "1"} if status in (429, 503) else {}
+def _retry_after(status: int, wait_s: int = 1) -> dict[str, str]:
+    return {"Retry-After": str(wait_s)} if status in (429, 503) else {}

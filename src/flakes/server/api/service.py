@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
-from flakes.server.auth.browser import describe
+from flakes.server.auth.session import describe
 from flakes.server.routing import Answer, Call, Endpoint
 from flakes.store.database import UNAVAILABLE, Query
 from flakes.wire.auth import Me

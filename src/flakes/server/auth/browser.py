@@ -5,15 +5,12 @@ Whoever holds a bearer token may make a link; the browser that opens it becomes 
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.responses import Response
 
-from flakes import __version__
 from flakes.server.auth import cookies
-from flakes.server.plane import Plane
+from flakes.server.auth.session import revoke, start, welcome
 from flakes.server.routing import Answer, Call, Endpoint
 from flakes.store import codes, sign_ins
-from flakes.store.accounts import Identity
 from flakes.wire.auth import BrowserLinkAnswer, BrowserLinkPost, Me, SignedOut
 from flakes.wire.codec import encode
 from flakes.wire.errors import ApiError
@@ -36,7 +33,11 @@ async def take_link(call: Call) -> Response:
         found = await codes.attempt(conn, "browser_link", body.code)
     if found is None or found.user_id is None:
         raise invalid_link()
-    return await signed_in(call, found.user_id, found.code_id)
+    async with call.plane.database.transaction() as conn:
+        if not await codes.use(conn, found.code_id):
+            raise invalid_link()
+        started = await start(call, conn, found.user_id)
+    return welcome(call, started)
 
 
 async def sign_out(call: Call) -> Response:
@@ -46,49 +47,10 @@ async def sign_out(call: Call) -> Response:
         raise ApiError("forbidden", "this credential is no sign-in, so it cannot sign out", "revoke an API key with `flakes auth keys revoke`; a local session ends with `flakes down`")
     async with call.plane.database.transaction() as conn:
         await sign_ins.end(conn, identity.owner_id, identity.token_id)
-    call.plane.wrote()
-    await call.plane.after(lambda: call.plane.forget(identity.token_id))
+    await revoke(call, [identity.token_id])
     response = Response(encode(SignedOut(session_id=identity.token_id)), media_type="application/json")
     cookies.sign_out(response)
     return response
-
-
-async def signed_in(call: Call, user_id: str, code_id: str | None = None) -> Response:
-    """The answer that makes this browser a session of the account, using up the code that allowed it."""
-    async with call.plane.database.transaction() as conn:
-        if code_id is not None and not await codes.use(conn, code_id):
-            raise invalid_link()
-        issued = await sign_ins.start(
-            conn, user_id, "browser", client=call.request.headers.get("user-agent", ""),
-            address=address_of(call.request),
-        )  # fmt: skip
-        name, email = await sign_ins.profile(conn, user_id)
-    call.plane.wrote()
-    identity = Identity("user", user_id, user_id, name, issued.token_id, "browser")
-    response = Response(encode(_me(identity, name, email)), media_type="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    cookies.sign_in(response, call.request, call.plane, issued.raw)
-    return response
-
-
-async def describe(plane: Plane, identity: Identity) -> Me:
-    """What `/v1/me` tells about a credential."""
-    async with plane.database.connection() as conn:
-        name, email = await sign_ins.profile(conn, identity.owner_id)
-    return _me(identity, name, email)
-
-
-def _me(identity: Identity, name: str, email: str | None) -> Me:
-    return Me(
-        user_id=identity.owner_id, name=name, email=email, token_family=identity.family,
-        session_id=identity.token_id, session_kind=identity.kind, scope=identity.scope,
-        server_version=__version__,
-    )  # fmt: skip
-
-
-def address_of(request: Request) -> str | None:
-    """Where a request comes from: the client of the proxy, if the proxy is a trusted one."""
-    return request.client.host if request.client else None
 
 
 def invalid_link() -> ApiError:
