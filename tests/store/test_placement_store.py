@@ -268,6 +268,8 @@ async def test_why_a_task_waits_is_stored_and_told(world: World) -> None:
     (offer,) = await world.schedule()
     assert await code() == "offer_in_flight"
     await world.apply(lost(offer))
+    assert await code() == "retry_backoff"
+    await world.all("update ready_tasks set not_before = now() returning 1")
     (offer,) = await world.start()
     assert await code() == "running"
     await world.apply(end(offer))

@@ -87,6 +87,8 @@ class Endpoint:
 
     waits: bool = False
     """It may be held until something happens, which no transaction may be; it changes nothing."""
+    pieces: bool = False
+    """It carries a piece of content, which its offset tells from every other: no answer is remembered."""
 
     scope: Scope | None = None
     """What the credential must allow, where that does not follow from the rest of the route."""
@@ -104,8 +106,9 @@ class Endpoint:
 
     @property
     def takes_key(self) -> bool:
-        """Whether it is a mutation that runs once for an `Idempotency-Key`. Raw bytes have their digest."""
-        if self.method in ("GET", "HEAD") or self.waits:
+        """Whether it is a mutation that runs once for an `Idempotency-Key`. Raw bytes have their
+        digest, pieces their offset."""
+        if self.method in ("GET", "HEAD") or self.waits or self.pieces:
             return False
         return self.family is not None and self.body is not bytes
 

@@ -48,7 +48,8 @@ class Operation:
     is a sentence for documents and help. `words`: the command that does it inside a task, without
     `flakes`; empty when there is none. `errors`: codes it may answer besides those of every operation. `waits`:
     it may be held for a while, and changes nothing. `once`: it is not idempotent by itself, so the sandbox
-    sends it under an `Idempotency-Key`, the same one until it has its answer.
+    sends it under an `Idempotency-Key`, the same one until it has its answer. `pieces`: it carries a piece of
+    content, is idempotent by its offset, and takes no key.
     """
 
     request: type[Any]
@@ -60,6 +61,7 @@ class Operation:
     body_max_bytes: int = limits.OPERATION_SIZE_BYTES_MAX
     waits: bool = False
     once: bool = False
+    pieces: bool = False
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -101,12 +103,12 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "artifact.append": Operation(
         ArtifactAppend, ArtifactUpload, "Add the next piece to an artifact that this task announced.",
         errors=("not_found", "upload_offset_conflict", "upload_busy", "artifact_ready", "digest_mismatch",
-                "storage_full"),
+                "storage_full"), pieces=True,
     ),
     "artifact.read": Operation(
         ArtifactRead, ArtifactPiece, "Read a piece of an artifact of the run, or of an input of the task.",
         words=("artifacts", "fetch"),
-        errors=("not_found", "artifact_pending", "range_not_satisfiable", "storage_full"),
+        errors=("not_found", "artifact_pending", "range_not_satisfiable", "storage_full"), pieces=True,
     ),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""

@@ -21,7 +21,7 @@ def _endpoint(name: str, operation: Operation, handler: Handler) -> Endpoint:
     return Endpoint(
         "POST", PATH + name, _route(name, operation, handler), operation.answer, operation.request,
         family="sandbox", tag="operations", errors=errors, body_max_bytes=operation.body_max_bytes,
-        waits=operation.waits,
+        waits=operation.waits, pieces=operation.pieces,
     )  # fmt: skip
 
 
