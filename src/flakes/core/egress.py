@@ -15,7 +15,9 @@ from typing import Final
 
 PORTS_DEFAULT: Final = (80, 443)
 ENTRIES_MAX: Final = 256
-_NAME: Final = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\Z")
+_NAME: Final = re.compile(
+    r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\Z"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,9 @@ def parse(text: str) -> Entry:
         return Entry("*", ports)
     if host.startswith("*."):
         if not _NAME.match(host[2:]):
-            raise ValueError(f"`{text}` is not a host, `*.domain` or address, with or without `:port`")
+            raise ValueError(
+                f"`{text}` is not a host, `*.domain` or address, with or without `:port`"
+            )
         return Entry(host[1:], ports)
     if _address(host) is None and not _NAME.match(host):
         raise ValueError(f"`{text}` is not a host, `*.domain` or address, with or without `:port`")

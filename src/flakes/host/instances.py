@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from flakes.host.providers.base import LaunchSpec
+from flakes.host.providers.base import LaunchSpec, Provider
 from flakes.wire import config as configuration
 from flakes.wire.codec import BodyError, Frozen, decode, encode
 from flakes.wire.config import HostConfig, PoolConfig, SandboxConfig
@@ -85,9 +85,14 @@ class Instances:
         )
 
     def create(
-        self, launch: Launch, pool: PoolConfig, config: HostConfig, daemon_argv: tuple[str, ...]
+        self,
+        launch: Launch,
+        pool: PoolConfig,
+        config: HostConfig,
+        daemon_argv: tuple[str, ...],
+        provider: Provider,
     ) -> Record:
-        """Write everything a daemon needs to start. The record comes last."""
+        """Write everything a daemon needs to start, as the provider arranges it. The record comes last."""
         if not _SAFE_ID.match(launch.sandbox_id):
             raise UnsafeIdError(f"not an id: {launch.sandbox_id[:100]!r}")
         directory = self.directory(launch.instance_id)
@@ -107,6 +112,8 @@ class Instances:
             log_format=config.log_format,
         )
         toml = directory / "sandbox.toml"
+        hidden = self.hidden(config)
+        argv, sandbox = provider.arrange(pool, sandbox, daemon_argv, directory, hidden)
         _replace(toml, to_toml(msgspec.to_builtins(sandbox)).encode())
         record = Record(
             instance_id=launch.instance_id,
@@ -114,10 +121,14 @@ class Instances:
             pool_key=pool.pool_key,
             provider=pool.provider,
             host_id=config.host_id,
-            argv=[*daemon_argv, "--config", str(toml)],
+            argv=list(argv),
         )
         self.save(record)
         return record
+
+    def hidden(self, config: HostConfig) -> list[Path]:
+        """The directories that no task may see, links resolved."""
+        return [self._root.parent.resolve(), Path(config.credential_file).resolve().parent]
 
     def write_credential(self, instance_id: str, token: str) -> None:
         """Give an instance its token, or a newer one."""
@@ -219,7 +230,7 @@ def to_toml(values: dict[str, Any]) -> str:
             lines += [
                 "",
                 f"[{_key(name)}]",
-                *(f"{_key(k)} = {_value(v)}" for k, v in inner.items()),
+                *(f"{_key(k)} = {_value(v)}" for k, v in inner.items() if v is not None),
             ]
     return "\n".join(lines) + "\n"
 

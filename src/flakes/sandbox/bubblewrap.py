@@ -69,7 +69,9 @@ def arguments(view: View) -> list[str]:
     for name in PROC_READ_ONLY:
         argv += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
     for name in PROC_EMPTY:
-        argv += ["--ro-bind-try", "/dev/null", f"/proc/{name}"] if Path("/proc", name).exists() else []
+        argv += (
+            ["--ro-bind-try", "/dev/null", f"/proc/{name}"] if Path("/proc", name).exists() else []
+        )
     for path in SYSTEM:
         argv += ["--ro-bind-try", path, path]
     for name in LINKS:

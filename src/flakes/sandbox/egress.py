@@ -87,7 +87,9 @@ class Proxy:
         method, what = "?", "?"
         try:
             if len(self._serving) > CONNECTIONS_MAX:
-                raise _RefusedError("503 Service Unavailable", f"more than {CONNECTIONS_MAX} at once")
+                raise _RefusedError(
+                    "503 Service Unavailable", f"more than {CONNECTIONS_MAX} at once"
+                )
             method, target, headers = await _head(reader)
             what = f"{method} {_CONTROL.sub('?', target)[:200]}"
             host, port, path = _target(method, target)
@@ -143,7 +145,9 @@ class Proxy:
 def _judged(addresses: list[str], entry: Entry) -> list[str]:
     fine = [each for each in addresses if entry.may_be_inner or not is_inner(each)]
     if not fine:
-        raise _RefusedError("403 Forbidden", "its address is this machine's, which the list does not name")
+        raise _RefusedError(
+            "403 Forbidden", "its address is this machine's, which the list does not name"
+        )
     return fine
 
 
@@ -205,13 +209,15 @@ def _check_body(headers: list[tuple[str, str]]) -> None:
     lengths = {value for name, value in headers if name.lower() == "content-length"}
     codings = [value.lower() for name, value in headers if name.lower() == "transfer-encoding"]
     clear = not codings or (codings == ["chunked"] and not lengths)
-    if not clear or len(lengths) > 1 or not all(re.fullmatch(r"\d{1,15}", each) for each in lengths):
+    if (
+        not clear
+        or len(lengths) > 1
+        or not all(re.fullmatch(r"\d{1,15}", each) for each in lengths)
+    ):
         raise _RefusedError("400 Bad Request", "the length of its body is not clear")
 
 
-def _request(
-    method: str, path: str, host: str, port: int, headers: list[tuple[str, str]]
-) -> bytes:
+def _request(method: str, path: str, host: str, port: int, headers: list[tuple[str, str]]) -> bytes:
     """The head that goes out: to the host that was judged, whatever `Host` said."""
     named = _shown(host) if port == 80 else f"{_shown(host)}:{port}"
     lines = [f"{method} {path} HTTP/1.1", f"Host: {named}"]

@@ -15,7 +15,7 @@ does later can reach either socket. When this process ends, the kernel ends ever
 It imports next to nothing, because its start is what isolation costs.
 """
 
-import _signal
+import _signal  # pyright: ignore[reportMissingImports] (`signal` costs milliseconds)
 import os
 import select
 
@@ -63,9 +63,8 @@ def receive() -> bytes:
 
 def hand_over(port: int) -> None:
     """Listen on the loopback and give the socket to the daemon."""
-    import sys
-
     import _socket
+    import sys
 
     listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     listener.bind(("127.0.0.1", port))

@@ -70,9 +70,7 @@ class Isolation:
         degree, reason = self._limiter.describe()
         return labels.label("bubblewrap"), degree, reason
 
-    def box(
-        self, assignment_id: str, root: Path, tools: Path, say: Callable[[str], None]
-    ) -> Box:
+    def box(self, assignment_id: str, root: Path, tools: Path, say: Callable[[str], None]) -> Box:
         """What one task is put into; `root` is its directory. Raises `OSError`."""
         home, tmp = root / "home", root / "tmp"
         for path in (home, tmp):
@@ -217,11 +215,34 @@ def executable(name: str) -> str:
 
 def trial(program: str) -> str:
     """Try it out; why it does not work, or nothing."""
-    argv = [program, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-    argv += ["--die-with-parent", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "true"]
+    argv = [
+        program,
+        "--unshare-user",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+    ]
+    argv += [
+        "--die-with-parent",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--",
+        "true",
+    ]
     try:
         ran = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TRIAL_S, check=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TRIAL_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
