@@ -42,7 +42,8 @@ def parse(text: str) -> Entry:
         if not 0 < port < 65_536:
             raise ValueError(f"`{text}`: {port} is not a port")
         ports = (port,)
-    host = host.removeprefix("[").removesuffix("]").rstrip(".")
+    host = host.removeprefix("[").removesuffix("]")
+    host = host if host.startswith("*") else host.rstrip(".")
     if host == "*":
         return Entry("*", ports)
     if host.startswith("*."):

@@ -127,8 +127,8 @@ class Instances:
         return record
 
     def hidden(self, config: HostConfig) -> list[Path]:
-        """The directories that no task may see, links resolved."""
-        return [self._root.parent.resolve(), Path(config.credential_file).resolve().parent]
+        """The directories and files that no task may see, links resolved."""
+        return [self._root.parent.resolve(), Path(config.credential_file).resolve()]
 
     def write_credential(self, instance_id: str, token: str) -> None:
         """Give an instance its token, or a newer one."""

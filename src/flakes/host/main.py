@@ -53,7 +53,7 @@ def run(config: HostConfig, *, daemon_argv: tuple[str, ...] = DAEMON_ARGV) -> in
     configure_logs(config.log_format)
     providers = {name: make() for name, make in PROVIDERS.items()}
     state_dir = state_directory(config)
-    hidden = [state_dir.resolve(), Path(config.credential_file).resolve().parent]
+    hidden = [state_dir.resolve(), Path(config.credential_file).resolve()]
     pools.check(config.pools, providers, hidden)
     stream_url(config)
     configuration.credential(Path(config.credential_file))

@@ -54,6 +54,7 @@ class View:
     """`passwd`, `group` and `hosts` that are made for tasks; see `write_etc`."""
     read_only: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
+    """Directories and files."""
 
 
 def arguments(view: View) -> list[str]:
@@ -80,21 +81,22 @@ def arguments(view: View) -> list[str]:
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     for name in ("passwd", "group", "hosts"):
         argv += ["--ro-bind", str(view.etc / name), f"/etc/{name}"]
-    argv += ["--bind", str(view.tmp), "/tmp", "--symlink", "/tmp", "/var/tmp"]  # noqa: S108
+    for place in ("/tmp", "/var/tmp"):  # noqa: S108
+        argv += ["--bind", str(view.tmp), place]
     visible = [*program(), *view.read_only]
     for path in visible:
         if not _is_below(path, [Path(p) for p in SYSTEM]):
             argv += ["--ro-bind", str(path), str(path)]
     shown = [*(Path(p) for p in SYSTEM), *visible]
-    for path in view.hidden:
-        if _is_below(path, shown) and path.is_dir():
-            argv += ["--tmpfs", str(path)]
+    # A file that is replaced would appear again, so its directory goes with it.
+    hidden = {path if path.is_dir() else path.parent for path in view.hidden if _is_below(path, shown)}
+    for path in sorted(hidden):
+        argv += ["--tmpfs", str(path)]
     argv += ["--bind", str(view.root), str(view.root)]
     if view.tools is not None:
         argv += ["--ro-bind", str(view.tools), str(view.tools)]
-    for path in view.hidden:
-        if _is_below(path, shown) and path.is_dir():
-            argv += ["--remount-ro", str(path)]
+    for path in sorted(hidden):
+        argv += ["--remount-ro", str(path)]
     argv += ["--remount-ro", "/", "--chdir", "/", "--"]
     return [*argv, os.path.realpath(sys.executable), "-I", "-S", str(INSIDE)]
 

@@ -50,6 +50,7 @@ class Proxy:
     """One task's. `say` gets a line for each request."""
 
     def __init__(self, allow: Sequence[str], say: Callable[[str], None]) -> None:
+        self.allow = tuple(allow)
         self._entries = [parse(text) for text in allow]
         self._say = say
         self._servers: list[asyncio.Server] = []

@@ -42,7 +42,7 @@ class Isolation:
         state_dir = Path(config.state_dir).resolve()
         self._hidden = (
             state_dir,
-            Path(config.credential_file).resolve().parent,
+            Path(config.credential_file).resolve(),
             *(Path(path).resolve() for path in settings.hidden),
         )
         self._read_only = tuple(Path(path) for path in settings.read_only)
@@ -132,7 +132,10 @@ class Box:
             address = f"http://127.0.0.1:{egress.PORT}"
             for name in ("http_proxy", "https_proxy"):
                 fitted[name] = fitted[name.upper()] = address
-            fitted["no_proxy"] = fitted["NO_PROXY"] = "localhost,127.0.0.1,::1"
+            # Its own loopback is nearer, unless the list means this machine's.
+            allowed = {rules.parse(text).host for text in self._proxy.allow}
+            own = [name for name in ("localhost", "127.0.0.1", "::1") if name not in allowed]
+            fitted["no_proxy"] = fitted["NO_PROXY"] = ",".join(own)
         return fitted
 
     def job(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Isolation(Body, frozen=True, kw_only=True):
     read_only: list[str] = []
     """Directories and files that tasks may read, beside the system's."""
     hidden: list[str] = []
-    """Directories that stay invisible, also below ones that are visible."""
+    """Directories and files that stay invisible, also below ones that are visible."""
     network_allow: Annotated[list[str], Meta(max_length=256)] = []
     """`host`, `host:port`, `*.domain`; nothing here means no network at all."""
     memory_mb: PositiveInt | None = None
