@@ -132,7 +132,10 @@ def test_the_hosts_own_settings_do_not_reach_the_daemon(
 
     async def scene() -> None:
         provider = ProcessProvider()
-        handle = await provider.launch(spec(tmp_path, "stay"))
+        given = spec(tmp_path, "stay")
+        handle = await provider.launch(given)
+        # The kernel shows an environment a moment after the program has begun.
+        await asyncio.to_thread(wait, (given.directory / "up").exists, "the daemon")
         seen = processes.environment(handle.pid)
         await provider.stop(handle, grace_s=5)
         assert [v for v in seen if v.startswith(b"FLAKES_")] == [

@@ -312,7 +312,13 @@ class ControlPlane:
 class DaemonProcess:
     """The real daemon, as a host starts it."""
 
-    def __init__(self, control_plane: ControlPlane, directory: Path, **config: Any) -> None:
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        directory: Path,
+        isolation: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> None:
         self.directory = directory
         self.state_dir = directory / "state"
         self.log_path = directory / "daemon.log"
@@ -331,7 +337,10 @@ class DaemonProcess:
         } | config
         self.config_path = directory / "sandbox.toml"
         lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
-        self.config_path.write_text("\n".join(lines) + "\n\n[env]\nCONFIGURED = 'yes'\n")
+        lines += ["", "[env]", "CONFIGURED = 'yes'"]
+        if isolation is not None:
+            lines += ["", "[isolation]", *(f"{k} = {_toml(v)}" for k, v in isolation.items())]
+        self.config_path.write_text("\n".join(lines) + "\n")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from flakes.host.providers.base import LaunchSpec
+from flakes.host.providers.base import LaunchSpec, Provider
 from flakes.wire import config as configuration
 from flakes.wire.addresses import Addresses
 from flakes.wire.codec import BodyError, Frozen, decode, encode
@@ -86,9 +86,14 @@ class Instances:
         )
 
     def create(
-        self, launch: Launch, pool: PoolConfig, config: HostConfig, daemon_argv: tuple[str, ...]
+        self,
+        launch: Launch,
+        pool: PoolConfig,
+        config: HostConfig,
+        daemon_argv: tuple[str, ...],
+        provider: Provider,
     ) -> Record:
-        """Write everything a daemon needs to start. The record comes last."""
+        """Write everything a daemon needs to start, as the provider arranges it. The record comes last."""
         if not _SAFE_ID.match(launch.sandbox_id):
             raise UnsafeIdError(f"not an id: {launch.sandbox_id[:100]!r}")
         directory = self.directory(launch.instance_id)
@@ -108,6 +113,8 @@ class Instances:
             log_format=config.log_format,
         )
         toml = directory / "sandbox.toml"
+        hidden = self.hidden(config)
+        argv, sandbox = provider.arrange(pool, sandbox, daemon_argv, directory, hidden)
         _replace(toml, to_toml(msgspec.to_builtins(sandbox)).encode())
         record = Record(
             instance_id=launch.instance_id,
@@ -115,10 +122,14 @@ class Instances:
             pool_key=pool.pool_key,
             provider=pool.provider,
             host_id=config.host_id,
-            argv=[*daemon_argv, "--config", str(toml)],
+            argv=list(argv),
         )
         self.save(record)
         return record
+
+    def hidden(self, config: HostConfig) -> list[Path]:
+        """The directories and files that no task may see, links resolved."""
+        return [self._root.parent.resolve(), Path(config.credential_file).resolve()]
 
     def write_credential(self, instance_id: str, token: str) -> None:
         """Give an instance its token, or a newer one."""
@@ -220,7 +231,7 @@ def to_toml(values: dict[str, Any]) -> str:
             lines += [
                 "",
                 f"[{_key(name)}]",
-                *(f"{_key(k)} = {_value(v)}" for k, v in inner.items()),
+                *(f"{_key(k)} = {_value(v)}" for k, v in inner.items() if v is not None),
             ]
     return "\n".join(lines) + "\n"
 

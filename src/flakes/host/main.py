@@ -24,13 +24,22 @@ from flakes import __version__
 from flakes.host import pools
 from flakes.host.instances import Instances
 from flakes.host.providers import PROVIDERS
+from flakes.host.providers.base import Provider
 from flakes.host.provisioning import Provisioning
 from flakes.host.uplink import Uplink, stream_urls
 from flakes.log_stream import LogStream
 from flakes.wire import config as configuration
-from flakes.wire.config import HostConfig
+from flakes.wire.config import HostConfig, PoolConfig
 from flakes.wire.errors import ApiError
-from flakes.wire.host_stream import PROTOCOL, Downstream, Hello, Launch, Stop, Welcome
+from flakes.wire.host_stream import (
+    PROTOCOL,
+    Downstream,
+    Hello,
+    Launch,
+    PoolAdvertisement,
+    Stop,
+    Welcome,
+)
 
 DAEMON_ARGV: Final = (sys.executable, "-P", "-m", "flakes.sandbox")
 """`--config <path>` follows. -P: the instance's directory is not a place to import from."""
@@ -42,13 +51,15 @@ def run(config: HostConfig, *, daemon_argv: tuple[str, ...] = DAEMON_ARGV) -> in
     """Run the host until it is told to end; the exit code. Raises `ApiError` (`config_invalid`) before
     anything was started. `daemon_argv` is the command that `--config <sandbox.toml>` is appended to."""
     configure_logs(config.log_format)
-    pools.check(config.pools, PROVIDERS)
+    providers = {name: make() for name, make in PROVIDERS.items()}
+    state_dir = state_directory(config)
+    hidden = [state_dir.resolve(), Path(config.credential_file).resolve()]
+    pools.check(config.pools, providers, hidden)
     stream_urls(config)
     configuration.credential(Path(config.credential_file))
-    state_dir = state_directory(config)
     lock = _lock(state_dir)
     try:
-        uvloop.run(_serve(config, state_dir, daemon_argv))
+        uvloop.run(_serve(config, state_dir, daemon_argv, providers))
     finally:
         os.close(lock)
     return 0
@@ -104,15 +115,29 @@ def command(argv: list[str]) -> int:
         return error.exit_code
 
 
-async def _serve(config: HostConfig, state_dir: Path, daemon_argv: tuple[str, ...]) -> None:
+async def _advertise(pool: PoolConfig, provider: Provider) -> PoolAdvertisement:
+    """What the control plane gets to know of a pool, and the log of its isolation."""
+    reason = await provider.unavailable(pool)
+    if reason:
+        log.error("pool_unavailable", pool=pool.pool_key, provider=pool.provider, reason=reason)
+    else:
+        log.info("pool", pool=pool.pool_key, provider=pool.provider, isolation=provider.isolation)
+    return pools.advertise(pool, reason)
+
+
+async def _serve(
+    config: HostConfig,
+    state_dir: Path,
+    daemon_argv: tuple[str, ...],
+    providers: dict[str, Provider],
+) -> None:
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
 
     boot = secrets.token_hex(8)
-    providers = {name: make() for name, make in PROVIDERS.items()}
-    advertisements = [pools.advertise(pool) for pool in config.pools]
+    advertisements = [await _advertise(pool, providers[pool.provider]) for pool in config.pools]
 
     def hello() -> Hello:
         return Hello(

@@ -7,10 +7,12 @@ everything else local stays here; `advertise` names every field that goes out, o
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from flakes.core import keys
+from flakes.host.providers.base import Provider
 from flakes.wire.config import PoolConfig
 from flakes.wire.errors import ApiError
 from flakes.wire.host_stream import PoolAdvertisement
@@ -21,8 +23,11 @@ _BOUND_KEY: Final = re.compile(r"[A-Za-z][A-Za-z0-9]{0,39}\Z")
 _BOUND_TEXT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]*\Z")
 
 
-def check(pools: Sequence[PoolConfig], providers: Collection[str]) -> None:
-    """Refuse pools that cannot work, with `config_invalid` naming the pool and the fix."""
+def check(
+    pools: Sequence[PoolConfig], providers: Mapping[str, Provider], hidden: Sequence[Path] = ()
+) -> None:
+    """Refuse pools that cannot work, with `config_invalid` naming the pool and the fix. No task may be
+    shown one of the `hidden` directories."""
     if not pools:
         raise ApiError(
             "config_invalid",
@@ -53,10 +58,11 @@ def check(pools: Sequence[PoolConfig], providers: Collection[str]) -> None:
                 f"use one of: {', '.join(sorted(providers))}",
             )
         _check_bounds(where, pool.resource_bounds)
+        providers[pool.provider].check(pool, where, hidden)
 
 
-def advertise(pool: PoolConfig) -> PoolAdvertisement:
-    """The public face of a pool that passed `check`."""
+def advertise(pool: PoolConfig, unavailable: str = "") -> PoolAdvertisement:
+    """The public face of a pool that passed `check`, and why it cannot be used, if it cannot."""
     return PoolAdvertisement(
         pool_key=pool.pool_key,
         provider=pool.provider,
@@ -65,6 +71,7 @@ def advertise(pool: PoolConfig) -> PoolAdvertisement:
         max_concurrency=pool.max_concurrency,
         capabilities=pool.advertised_capabilities,
         resource_bounds=pool.resource_bounds,
+        unavailable=unavailable,
     )
 
 

@@ -200,10 +200,11 @@ class Provisioning:
         supervisor: Supervisor | None = None
         try:
             async with self._starts:
+                provider = self._providers[pool.provider]
                 record = await asyncio.to_thread(
-                    self._instances.create, order, pool, self._config, self._daemon_argv
+                    self._instances.create, order, pool, self._config, self._daemon_argv, provider
                 )
-                supervisor = Supervisor(record, self._providers[pool.provider], self._instances)
+                supervisor = Supervisor(record, provider, self._instances)
                 await supervisor.start()
         except (LaunchError, UnsafeIdError, OSError) as error:
             await self._launch_failed(order, supervisor, str(error))

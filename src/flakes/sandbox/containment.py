@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from flakes.agents.base import AgentError, AgentEvent
+from flakes.sandbox.isolation import Box
 from flakes.sandbox.spawn import Spawned, Spawner
 
 
@@ -35,8 +36,16 @@ class Containment:
         self._on_start = on_start
         self._spawned: list[Spawned] = []
         self._closed = False
+        self._box: Box | None = None
         self.env: Mapping[str, str] = {}
         self.cwd = Path("/")
+
+    def confine(self, root: Path, tools: Path, say: Callable[[str], None]) -> None:
+        """Where the sandbox isolates its tasks: show the processes `root` and `tools` alone, and fit the
+        environment. Called when both, and the environment, are there. Raises `OSError`."""
+        if self._spawner.isolation is not None:
+            self._box = self._spawner.isolation.box(self._assignment_id, root, tools, say)
+            self.env = self._box.environment(self.env)
 
     async def spawn(
         self,
@@ -47,6 +56,8 @@ class Containment:
         stdin: Path | Literal["pipe"] | None = None,
     ) -> Spawned:
         """See `Host.spawn`."""
+        if self._spawner.isolation is not None and self._box is None:
+            raise AgentError("isolation_failed", "the task has no directory to be confined to")
         supervisor = await self._spawner.take()
         if self._closed:
             supervisor.close()
@@ -57,7 +68,11 @@ class Containment:
         self._on_start(supervisor.pid, supervisor.start_time)
         try:
             await spawned.begin(
-                argv, env=self.env if env is None else env, cwd=cwd or self.cwd, stdin=stdin
+                argv,
+                env=self.env if env is None else env,
+                cwd=cwd or self.cwd,
+                stdin=stdin,
+                box=self._box,
             )
         finally:
             self._spawner.warm()
@@ -77,3 +92,5 @@ class Containment:
         self._closed = True
         if self._spawned:
             await asyncio.gather(*(spawned.terminate(grace_s) for spawned in self._spawned))
+        if self._box is not None:
+            await self._box.close()

@@ -24,12 +24,14 @@ import structlog
 
 from flakes import __version__
 from flakes.agents.registry import DRIVERS
+from flakes.core.isolation import NONE
 from flakes.core.task import Outcome
 from flakes.sandbox import processes
 from flakes.sandbox.directory import TaskDirectory
 from flakes.sandbox.inbox import Inbox
 from flakes.sandbox.journal import Journal, Row, Statement
 from flakes.sandbox.lifecycle import Lifecycle, Services, directory_of, fitted
+from flakes.sandbox.limits import Degree
 from flakes.sandbox.outbox import Outbox
 from flakes.sandbox.uplink import Uplink
 from flakes.wire.codec import BodyError, decode, encode
@@ -87,6 +89,10 @@ class Daemon:
         self._journal = journal
         self._outbox = Outbox(journal)
         self._services = Services(config, journal, self._outbox)
+        isolation = self._services.spawner.isolation
+        self._isolation: tuple[str, Degree, str] = (
+            isolation.describe() if isolation else (NONE, "none", "tasks are ordinary processes")
+        )
         self._state_dir = Path(config.state_dir)
         self._boot = secrets.token_hex(8)
         self._held: dict[str, Held] = {}
@@ -103,6 +109,10 @@ class Daemon:
         unknown = sorted(set(self._config.adapters) - set(self._adapters))
         if unknown:
             log.error("adapters not known to this version, not offered", adapters=unknown)
+        if self._services.spawner.isolation is not None:
+            await asyncio.to_thread(self._services.spawner.isolation.start)
+        name, degree, reason = self._isolation
+        log.info("isolation", isolation=name, limits=degree, limits_reason=reason)
         await self._outbox.load()
         await self._recover()
         uplink = asyncio.create_task(Uplink(self._config, self._outbox, self).run(), name="uplink")
@@ -143,6 +153,9 @@ class Daemon:
             max_concurrency=self._config.max_concurrency,
             adapters=self._adapters,
             capabilities=self._config.capabilities,
+            isolation=self._isolation[0],
+            limits=self._isolation[1],
+            limits_reason=self._isolation[2],
             assignments=[
                 InventoryItem(
                     assignment_id=held.assignment_id,

@@ -36,6 +36,7 @@ from flakes.sandbox.directory import (
     environment,
 )
 from flakes.sandbox.inbox import Inbox
+from flakes.sandbox.isolation import isolation_of
 from flakes.sandbox.journal import Journal
 from flakes.sandbox.loglines import LogSink
 from flakes.sandbox.outbox import Outbox
@@ -67,7 +68,7 @@ class Services:
         self.config = config
         self.journal = journal
         self.outbox = outbox
-        self.spawner = Spawner()
+        self.spawner = Spawner(isolation_of(config))
         self.blobs = BlobClient(config)
         self.forwarder = Forwarder(config)
         self.own_env: Mapping[str, str] = dict(os.environ)
@@ -246,6 +247,7 @@ class Lifecycle:
         self._containment.env = environment(
             self._services.config, assignment, definition, directory, self._services.own_env
         ) | self._tools.env()
+        self._containment.confine(directory.root, self._tools.directory, self._sink.say)
 
     async def _deliver_artifacts(self, assignment: Assignment, definition: TaskDefinition) -> None:
         """Bring the artifacts that the task names, one after the other, each verified."""

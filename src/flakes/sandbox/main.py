@@ -22,6 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import structlog
 
 from flakes.agents.registry import DRIVERS
+from flakes.core.isolation import NONE
 from flakes.log_stream import LogStream
 from flakes.wire.addresses import split
 from flakes.wire.config import SandboxConfig, credential
@@ -77,6 +78,23 @@ def describe(config: SandboxConfig) -> dict[str, Any]:
         "env": dict.fromkeys(config.env, "[redacted]"),
         "keepDirectories": config.keep_directories,
         "logFormat": config.log_format,
+        **isolation_description(config),
+    }
+
+
+def isolation_description(config: SandboxConfig) -> dict[str, Any]:
+    """What stands between tasks and the machine, and which limits really hold."""
+    from flakes.sandbox.isolation import isolation_of
+
+    isolation = isolation_of(config)
+    if isolation is None:
+        none = {"degree": "none", "reason": "tasks are ordinary processes"}
+        return {"isolation": NONE, "networkAllow": None, "limits": none}
+    name, degree, reason = isolation.describe()
+    return {
+        "isolation": name,
+        "networkAllow": config.isolation.network_allow,
+        "limits": {"degree": degree, "reason": reason},
     }
 
 

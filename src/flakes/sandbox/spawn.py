@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,19 +26,24 @@ import structlog
 
 from flakes.agents.base import AgentError, Exit
 from flakes.sandbox import processes
+from flakes.sandbox.isolation import Box, Isolation
 from flakes.sandbox.pipes import Chunks, Feed
 
 log = structlog.get_logger(__name__)
 
 PROGRAM: Final = Path(__file__).with_name("supervisor.py")
+SAID_LENGTH_MAX: Final = 300
 STRAGGLER_S: Final = 1.0
 """How long an output may stay open after the tree is gone (its end was handed to a stranger)."""
 
 
 class Supervisor:
-    """One started supervisor process with its five pipes."""
+    """One started supervisor process with its five pipes, and a socket that an isolated command's first
+    process gets."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], command_stdin_fd: int) -> None:
+    def __init__(
+        self, popen: subprocess.Popen[bytes], command_stdin_fd: int, channel: socket.socket
+    ) -> None:
         self._popen = popen
         self.pid = popen.pid
         self.start_time = processes.start_time(popen.pid) or ""
@@ -46,6 +52,7 @@ class Supervisor:
         self.stdout = Chunks()
         self.stderr = Chunks()
         self.command_stdin_fd: int | None = command_stdin_fd
+        self.channel = channel
 
     @classmethod
     async def start(cls) -> Supervisor:
@@ -54,7 +61,8 @@ class Supervisor:
         stdin_read, stdin_write = os.pipe()
         stdout_read, stdout_write = os.pipe()
         stderr_read, stderr_write = os.pipe()
-        passed = (stdin_read, stdout_write, stderr_write)
+        channel, theirs = socket.socketpair()
+        passed = (stdin_read, stdout_write, stderr_write, theirs.detach())
         try:
             # From this thread, which lives as long as the daemon: the parent-death signal of Linux
             # fires when the thread that forked ends.
@@ -71,13 +79,14 @@ class Supervisor:
         except OSError:
             for fd in (stdin_write, stdout_read, stderr_read):
                 os.close(fd)
+            channel.close()
             raise
         finally:
             for fd in passed:
                 os.close(fd)
         assert popen.stdin is not None
         assert popen.stdout is not None
-        self = cls(popen, stdin_write)
+        self = cls(popen, stdin_write, channel)
         await loop.connect_write_pipe(lambda: self.orders, popen.stdin)
         await loop.connect_read_pipe(lambda: self.reports, popen.stdout)
         await loop.connect_read_pipe(lambda: self.stdout, os.fdopen(stdout_read, "rb", 0))
@@ -100,6 +109,7 @@ class Supervisor:
     def close(self) -> None:
         """Let go of every pipe: a supervisor without orders kills its tree and ends."""
         self.orders.close()
+        self.channel.close()
         self.close_command_stdin()
         for chunks in (self.reports, self.stdout, self.stderr):
             chunks.close()
@@ -131,6 +141,7 @@ class Spawned:
         env: Mapping[str, str],
         cwd: Path,
         stdin: Path | Literal["pipe"] | None,
+        box: Box | None = None,
     ) -> None:
         """Hand the command over and wait until it runs; raises `AgentError` when it cannot. However this
         ends, `clean()` tells when nothing of it is left."""
@@ -145,8 +156,25 @@ class Spawned:
             await loop.connect_write_pipe(lambda: feed, os.fdopen(fd, "wb", 0))
         else:
             self._supervisor.close_command_stdin()
+        if box is not None:
+            job["isolation"] = box.job()
+            box.listen(self._supervisor.channel)
         await self._order(job)
-        self.pid = await asyncio.shield(self._started)
+        try:
+            self.pid = await asyncio.shield(self._started)
+        except AgentError as error:
+            if error.code == "isolation_failed":
+                await self.clean()
+                error.message += await self._last_words()
+            raise
+        finally:
+            if box is not None:
+                box.listened(self._supervisor.channel)
+
+    async def _last_words(self) -> str:
+        """What the isolating program said before it gave up."""
+        said = (await self.stderr.read()).decode("utf-8", "replace").strip()
+        return f": {said[:SAID_LENGTH_MAX]}" if said else ""
 
     async def write(self, data: bytes) -> None:
         assert self._stdin is not None, "spawned without a pipe for standard input"
@@ -232,9 +260,10 @@ class Spawned:
 
 
 class Spawner:
-    """Starts commands, with one supervisor kept warm."""
+    """Starts commands, with one supervisor kept warm. With an `isolation`, nothing is started without it."""
 
-    def __init__(self) -> None:
+    def __init__(self, isolation: Isolation | None = None) -> None:
+        self.isolation = isolation
         self._spare: asyncio.Task[Supervisor] | None = None
         self._closed = False
 
@@ -271,6 +300,14 @@ class Spawner:
 def start_error(failure: dict[str, Any]) -> AgentError:
     """Why a command could not be started, in the user's terms."""
     number, what, name = failure["errno"], failure["what"], failure["name"]
+    if what == "isolation":
+        reason = f" ({os.strerror(number)})" if number else ""
+        return AgentError(
+            "isolation_failed",
+            f"the command's isolation could not be set up{reason}",
+            "look at the host's log; `bwrap --unshare-all --ro-bind / / true` shows whether it works there",
+            lost=True,
+        )
     if number in (errno.ENOSPC, errno.EDQUOT):
         return AgentError(
             "disk_full", "the disk is full", "free some space on the sandbox's machine"

@@ -1,12 +1,17 @@
 """The program between the daemon and one command: it starts it, and leaves nothing of it behind.
 
-Run as ``python -I -S supervisor.py STDIN_FD STDOUT_FD STDERR_FD``, standard library only, one process a
-command, started in advance and idle until its job line comes. It refuses to know what the command is for.
+Run as ``python -I -S supervisor.py STDIN_FD STDOUT_FD STDERR_FD DAEMON_FD``, standard library only, one process
+a command, started in advance and idle until its job line comes. It refuses to know what the command is for.
 
-Standard input, one JSON object a line: first ``{"argv", "env", "cwd", "stdin": "pipe" | path | null}``,
-then ``{"do": "term"}`` (SIGTERM to the command's process group) or ``{"do": "kill"}``. Standard output:
+Standard input, one JSON object a line: first ``{"argv", "env", "cwd", "stdin": "pipe" | path | null}``, for an
+isolated command with ``"isolation": {"argv", "env", "groups", "port", "processes", "dataBytes"}``, then
+``{"do": "term"}`` (SIGTERM to the command's process group) or ``{"do": "kill"}``. Standard output:
 ``{"started": pid}`` or ``{"failed": {"what", "errno", "name"}}``; ``{"exited": code, "signal": n | null}``;
 at last ``{"clean": true}`` and the end of the stream.
+
+An isolated command is started by `inside.py` behind ``isolation.argv``, which gets the job over a socket, so that
+nothing of it is on a command line that others can read; DAEMON_FD is handed on to it. `groups` are files that the
+id of that process is written into first.
 
 Invariants: `clean` is said only when no descendant is left, whatever sessions and groups they made.
 On Linux the supervisor is a child subreaper, so that every orphan of the tree becomes its own child, and
@@ -19,40 +24,43 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import select
 import signal
+import socket
 import sys
 
 LINUX = sys.platform == "linux"
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 RESCAN_S = 0.02
+SPARE_FD = 10
+"""Above the numbers that an isolated command's sockets get."""
 STUBBORN_S = 0.5
 """How long to wait between looks once killing has not helped for a while (a process in the kernel)."""
 
 
 def main() -> None:
-    stdin_fd, stdout_fd, stderr_fd = (int(text) for text in sys.argv[1:4])
-    for fd in (stdin_fd, stdout_fd, stderr_fd):
+    fds = tuple(int(text) for text in sys.argv[1:5])
+    for fd in fds:
         os.set_inheritable(fd, False)
     libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
     if libc is not None:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         # The pipe tells of the daemon's death too; this is for a pipe that somebody else holds open.
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    supervisor = Supervisor(stdin_fd, stdout_fd, stderr_fd, libc)
+    supervisor = Supervisor(fds, libc)
     supervisor.run()
 
 
 class Supervisor:
-    def __init__(
-        self, stdin_fd: int, stdout_fd: int, stderr_fd: int, libc: ctypes.CDLL | None
-    ) -> None:
-        self.fds = (stdin_fd, stdout_fd, stderr_fd)
+    def __init__(self, fds: tuple[int, ...], libc: ctypes.CDLL | None) -> None:
+        self.fds = fds
         self.libc = libc
         self.pid = 0
+        self.inside: Inside | None = None
         self.exited = False
         self.killing = False
         self.rounds = 0
@@ -82,7 +90,14 @@ class Supervisor:
             else:
                 pause = None if LINUX or not self.pid else RESCAN_S * 10
                 self.remember()
-            ready, _, _ = select.select(readable, [], [], pause)
+            inside = self.inside
+            reads = [*readable, inside.fd] if inside and inside.open else readable
+            writes = [inside.fd] if inside and inside.unsent else []
+            ready, writable, _ = select.select(reads, writes, [], pause)
+            if inside and writable:
+                inside.send()
+            if inside and inside.fd in ready:
+                self.hear(inside)
             if self.wake_read in ready:
                 drain(self.wake_read)
             if 0 in ready:
@@ -107,19 +122,50 @@ class Supervisor:
                 self.start(order)
 
     def terminate(self) -> None:
-        if self.pid and not self.exited:
+        if self.inside:
+            self.inside.queue(b"t")
+        elif self.pid and not self.exited:
             try:
                 os.killpg(self.pid, signal.SIGTERM)
             except (ProcessLookupError, PermissionError):
                 pass
 
+    def hear(self, inside: Inside) -> None:
+        """Pass on what the first process of the isolated command says."""
+        for line in inside.lines():
+            word, _, rest = line.partition(" ")
+            if word == "started":
+                inside.started = True
+                say({"started": self.pid})
+            elif word == "failed":
+                what, number, name = rest.split(" ", 2)
+                self.fail({"what": what, "errno": int(number), "name": name})
+            elif word == "exited" and not self.exited:
+                self.exited = True
+                code = os.waitstatus_to_exitcode(int(rest))
+                say({"exited": code, "signal": -code if code < 0 else None})
+
+    def fail(self, failure: dict[str, object]) -> None:
+        if not self.exited:
+            say({"failed": failure})
+            self.exited = True
+
     def start(self, job: dict[str, object]) -> None:
         report_read, report_write = os.pipe()
         me = os.getpid()
+        isolated = job.get("isolation") is not None
+        if isolated:
+            try:
+                self.inside = Inside(job)
+            except ValueError as error:
+                self.fail({"what": "exec", "errno": errno.EINVAL, "name": str(error)})
+                return
         pid = os.fork()
         if pid == 0:
             self.become(job, report_write, me)
         os.close(report_write)
+        if self.inside:
+            self.inside.theirs.close()
         for fd in self.fds:
             os.close(fd)
         failure = b""
@@ -133,7 +179,8 @@ class Supervisor:
             return
         self.pid = pid
         self.known.add(pid)
-        say({"started": pid})
+        if not isolated:
+            say({"started": pid})
 
     def become(self, job: dict[str, object], report: int, parent: int) -> None:
         """In the fork: turn into the command, or write why not. Never returns."""
@@ -150,13 +197,17 @@ class Supervisor:
                 self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != parent:
                     os._exit(125)
-            stdin_fd, stdout_fd, stderr_fd = self.fds
+            stdin_fd, stdout_fd, stderr_fd, daemon_fd = self.fds
             stdin = job["stdin"]
             if stdin != "pipe":
                 what, name = "stdin", str(stdin or os.devnull)
                 stdin_fd = os.open(name, os.O_RDONLY)
             for target, fd in enumerate((stdin_fd, stdout_fd, stderr_fd)):
                 os.dup2(fd, target)
+            if self.inside:
+                what, name = "isolation", ""
+                report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, SPARE_FD)
+                self.isolate(job["isolation"], daemon_fd)  # type: ignore[arg-type]
             what, name = "cwd", str(job["cwd"])
             os.chdir(name)
             argv, env = job["argv"], job["env"]
@@ -169,6 +220,21 @@ class Supervisor:
         finally:
             os._exit(126)
 
+    def isolate(self, isolation: dict[str, object], daemon_fd: int) -> None:
+        """In the fork: become what isolates, in its groups, with nothing but the two sockets."""
+        assert self.inside is not None
+        for path in isolation["groups"]:  # type: ignore[attr-defined]
+            with open(path, "w") as file:  # noqa: PTH123
+                file.write("0")
+        # Out of the way first: each may have the number that the other one must get.
+        theirs = fcntl.fcntl(self.inside.theirs, fcntl.F_DUPFD_CLOEXEC, SPARE_FD)
+        daemon = fcntl.fcntl(daemon_fd, fcntl.F_DUPFD_CLOEXEC, SPARE_FD)
+        os.dup2(theirs, 3)
+        os.dup2(daemon, 4)
+        os.chdir("/")
+        argv: list[str] = isolation["argv"]  # type: ignore[assignment]
+        os.execve(argv[0], argv, isolation["env"])  # type: ignore[arg-type]  # noqa: S606
+
     def reap(self) -> None:
         """Take in every child that has ended; report the command's own end."""
         while True:
@@ -180,9 +246,22 @@ class Supervisor:
                 return
             self.known.discard(pid)
             if pid == self.pid and not self.exited:
-                self.exited = True
                 code = os.waitstatus_to_exitcode(status)
+                if self.inside:
+                    code = self.end_of_isolation(code)
+                    if self.exited:
+                        return
+                self.exited = True
                 say({"exited": code, "signal": -code if code < 0 else None})
+
+    def end_of_isolation(self, code: int) -> int:
+        """The isolating process has ended: what its first process said last counts; without that it was
+        killed, or nothing was ever started."""
+        assert self.inside is not None
+        self.hear(self.inside)
+        if not self.exited and not self.inside.started:
+            self.fail({"what": "isolation", "errno": 0, "name": ""})
+        return -signal.SIGKILL if code in (137, -signal.SIGKILL) else code
 
     def kill_everything(self) -> bool:
         """One round of killing and reaping; True when nothing is left."""
@@ -208,6 +287,60 @@ class Supervisor:
             kill(pid)
         self.reap()
         return not self.known
+
+
+class Inside:
+    """The supervisor's end of the socket to `inside.py`. Nothing here waits."""
+
+    def __init__(self, job: dict[str, object]) -> None:
+        self.socket, self.theirs = socket.socketpair()
+        self.socket.setblocking(False)
+        self.fd = self.socket.fileno()
+        self.unsent = described(job)
+        self.heard = b""
+        self.open = True
+        self.started = False
+
+    def queue(self, data: bytes) -> None:
+        self.unsent += data
+        self.send()
+
+    def send(self) -> None:
+        try:
+            sent = self.socket.send(self.unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            sent = len(self.unsent)  # it is gone, and the reading end tells
+        self.unsent = self.unsent[sent:]
+
+    def lines(self) -> list[str]:
+        """Whole lines that have come."""
+        while self.open:
+            try:
+                data = self.socket.recv(65_536)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            self.open = bool(data)
+            self.heard += data
+        *whole, self.heard = self.heard.split(b"\n")
+        return [os.fsdecode(line) for line in whole]
+
+
+def described(job: dict[str, object]) -> bytes:
+    """The job as `inside.py` reads it."""
+    isolation: dict[str, object] = job["isolation"]  # type: ignore[assignment]
+    argv: list[str] = job["argv"]  # type: ignore[assignment]
+    env: dict[str, str] = job["env"]  # type: ignore[assignment]
+    fields = [str(isolation[name]) for name in ("port", "processes", "dataBytes")]
+    fields += [str(job["cwd"]), str(len(argv)), *argv]
+    fields += [f"{name}={value}" for name, value in env.items()]
+    if any("\0" in field for field in fields):
+        raise ValueError("a NUL character in an argument")
+    data = b"".join(os.fsencode(field) + b"\0" for field in fields)
+    return b"%d\n%s" % (len(data), data)
 
 
 def childless() -> bool:

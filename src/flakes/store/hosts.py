@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flakes.core import limits
+from flakes.core import isolation, limits
 from flakes.store import accounts
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.definitions import check_size
@@ -41,14 +41,15 @@ _SEEN = Query("""
 
 _ADVERTISE = Query("""
     insert into host_pools (pool_id, host_id, pool_key, provider, adapter, max_instances,
-                            max_concurrency, capabilities, resource_bounds)
+                            max_concurrency, capabilities, resource_bounds, available, launch_failure)
     values (%(pool_id)s, %(host_id)s, %(pool_key)s, %(provider)s, %(adapter)s, %(max_instances)s,
-            %(max_concurrency)s, %(capabilities)s, %(resource_bounds)s::json)
+            %(max_concurrency)s, %(capabilities)s, %(resource_bounds)s::json, %(unavailable)s::text is null,
+            %(unavailable)s)
     on conflict (host_id, pool_key) do update
     set provider = excluded.provider, adapter = excluded.adapter,
         max_instances = excluded.max_instances, max_concurrency = excluded.max_concurrency,
         capabilities = excluded.capabilities, resource_bounds = excluded.resource_bounds,
-        available = true, launch_failure = null, launch_retry_at = null, launch_failures = 0,
+        available = excluded.available, launch_failure = excluded.launch_failure, launch_retry_at = null, launch_failures = 0,
         updated_at = now()
     returning pool_id""")
 
@@ -105,7 +106,8 @@ async def pools(conn: Connection, owner_id: str, host_id: str) -> list[HostPool]
     names = ("pool_id", "host_id", "pool_key", "provider", "adapter", "max_instances",
              "max_concurrency", "capabilities", "available", "launch_failure")  # fmt: skip
     found = await rows(conn, _POOLS, {"owner_id": owner_id, "host_id": host_id})
-    return [HostPool(**dict(zip(names, r, strict=True))) for r in found]
+    pools = [dict(zip(names, r, strict=True)) for r in found]
+    return [HostPool(isolation=isolation.label(pool["provider"]), **pool) for pool in pools]
 
 
 async def advertise(conn: Connection, hello: Hello) -> tuple[str, dict[str, str]]:
@@ -131,6 +133,7 @@ async def _advertise(conn: Connection, host_id: str, pool: PoolAdvertisement) ->
         "provider": pool.provider, "adapter": pool.adapter, "max_instances": pool.max_instances,
         "max_concurrency": pool.max_concurrency, "capabilities": sorted(set(pool.capabilities)),
         "resource_bounds": encode(pool.resource_bounds).decode(),
+        "unavailable": pool.unavailable[:500] or None,
     })  # fmt: skip
     assert found is not None
     return found[0]

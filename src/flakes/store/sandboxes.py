@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flakes.core import isolation
 from flakes.store import accounts
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.hosts import record
@@ -352,6 +353,7 @@ def _sandbox(r: Sequence[Any]) -> Sandbox:
     return Sandbox(
         sandbox_id=sandbox_id, instance_id=instance_id, name=name, status=status, liveness=liveness,
         adapters=adapters, capabilities=capabilities, max_concurrency=slots, running=running,
-        host_id=host_id, pool_id=pool_id, provider=provider, reason=reason, last_seen_at=seen_at,
+        host_id=host_id, pool_id=pool_id, provider=provider,
+        isolation=isolation.label(provider), reason=reason, last_seen_at=seen_at,
         created_at=created_at, updated_at=updated_at,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from flakes.wire.codec import Body, BodyError, convert
 from flakes.wire.errors import ApiError
 
 Positive = Annotated[float, Meta(gt=0)]
+PositiveInt = Annotated[int, Meta(ge=1)]
 INHERITED_ENV = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "SHELL")
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
@@ -123,6 +124,24 @@ class ServerConfig(Body, frozen=True, kw_only=True):
     """`text` or `json`."""
 
 
+class Isolation(Body, frozen=True, kw_only=True):
+    """What the daemon puts each task into. Without `kind` a task is an ordinary process of the user."""
+
+    kind: Literal["none", "bubblewrap"] = "none"
+    executable: str = "bwrap"
+    """The program `bwrap`: a path, or a name on PATH."""
+    read_only: list[str] = []
+    """Directories and files that tasks may read, beside the system's."""
+    hidden: list[str] = []
+    """Directories and files that stay invisible, also below ones that are visible."""
+    network_allow: Annotated[list[str], Meta(max_length=256)] = []
+    """`host`, `host:port`, `*.domain`; nothing here means no network at all."""
+    memory_mb: PositiveInt | None = None
+    """Limits of each task; None is no limit."""
+    cpus: Positive | None = None
+    processes: PositiveInt | None = None
+
+
 class SandboxConfig(Body, frozen=True, kw_only=True):
     """`flakes sandbox --config sandbox.toml`."""
 
@@ -141,6 +160,13 @@ class SandboxConfig(Body, frozen=True, kw_only=True):
     keep_directories: bool = False
     """Keep each task's directory after its result is acknowledged (for debugging)."""
     log_format: str = "text"
+    isolation: Isolation = Isolation()
+
+
+class Network(Body, frozen=True, kw_only=True):
+    """What the tasks of an isolated pool may reach; nothing, unless it is listed."""
+
+    allow: Annotated[list[str], Meta(max_length=256)] = []
 
 
 class PoolConfig(Body, frozen=True, kw_only=True):
@@ -153,7 +179,16 @@ class PoolConfig(Body, frozen=True, kw_only=True):
     max_concurrency: Annotated[int, Meta(ge=1, le=limits.CONCURRENCY_MAX)] = 1
     advertised_capabilities: Annotated[list[str], Meta(max_length=limits.CAPABILITIES_MAX)] = []
     resource_bounds: dict[str, Any] = {}
+    """Advertised; `memoryMb`, `cpus` and `processes` are also what an isolating provider enforces."""
     env: dict[str, str] = {}
+    network: Network = Network()
+    read_only: list[str] = []
+    """bubblewrap: what tasks may read beside the system."""
+    matchlock_image: str | None = None
+    mounts: list[str] = []
+    """matchlock: `source:/guest[:mode]`."""
+    executable_paths: dict[str, str] = {}
+    """Programs of the provider by name (`bwrap`, `matchlock`); `flakes` is the path inside an image."""
 
 
 class HostConfig(Body, frozen=True, kw_only=True):
@@ -291,6 +326,14 @@ logFormat = "text"
 
 [env]
 EXAMPLE = "value"
+
+[isolation]
+kind = "none"                     # or "bubblewrap": each task in namespaces of its own
+# readOnly = ["/opt/tools"]       # visible to tasks beside the system
+# networkAllow = ["pypi.org", "*.example.com:8443"]   # nothing here: no network
+# memoryMb = 4096                 # limits of each task
+# cpus = 2.0
+# processes = 512
 """,
     "host": """\
 # flakes host run --config host.toml
@@ -310,6 +353,19 @@ advertisedCapabilities = ["command", "linux"]
 
 [pools.env]
 EXAMPLE = "value"
+
+[[pools]]
+poolKey = "isolated-command"
+provider = "bubblewrap"           # Linux namespaces for each task; no network unless it is allowed
+adapter = "command"
+maxInstances = 1
+maxConcurrency = 4
+advertisedCapabilities = ["linux", "isolated"]
+readOnly = ["/opt/tools"]
+resourceBounds = { memoryMb = 4096, cpus = 2, processes = 512 }
+
+[pools.network]
+allow = ["pypi.org", "*.pythonhosted.org", "git.example.com:8443"]
 """,
 }
 """Annotated examples, printed by `flakes config schema`; a test loads each one."""

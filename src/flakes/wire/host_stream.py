@@ -24,6 +24,8 @@ class PoolAdvertisement(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     max_concurrency: int
     capabilities: list[str]
     resource_bounds: dict[str, Any] = {}
+    unavailable: str = ""
+    """Why the host cannot launch anything in it at present."""
 
 
 class InstanceReport(Frozen, frozen=True, kw_only=True, omit_defaults=True):

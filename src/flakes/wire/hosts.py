@@ -62,6 +62,8 @@ class HostPool(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     host_id: str
     pool_key: str
     provider: str
+    isolation: str
+    """What stands between a task and the machine, in words: `no isolation` for the provider `process`."""
     adapter: str
     max_instances: int
     max_concurrency: int
@@ -96,6 +98,8 @@ class Sandbox(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     host_id: str | None = None
     pool_id: str | None = None
     provider: str | None = None
+    isolation: str
+    """As in the pool."""
     reason: str | None = None
     last_seen_at: datetime | None = None
     created_at: datetime

@@ -45,6 +45,11 @@ class Hello(Frozen, frozen=True, kw_only=True, tag_field="type", tag="hello"):
     adapters: list[str]
     capabilities: list[str]
     assignments: list[InventoryItem]
+    isolation: str = ""
+    """What stands between a task and the machine, in words."""
+    limits: Literal["enforced", "partly", "none"] = "none"
+    """How far memory, cpu and process limits of a task are really enforced; `limits_reason` says more."""
+    limits_reason: str = ""
 
 
 class Accepted(Frozen, frozen=True, kw_only=True, tag_field="type", tag="accepted"):

@@ -9,8 +9,12 @@ from collections.abc import Callable
 from typing import Final
 
 from flakes.host.providers.base import Provider
+from flakes.host.providers.bubblewrap import BubblewrapProvider
+from flakes.host.providers.matchlock import MatchlockProvider
 from flakes.host.providers.process import ProcessProvider
 
 PROVIDERS: Final[dict[str, Callable[[], Provider]]] = {
     ProcessProvider.name: ProcessProvider,
+    BubblewrapProvider.name: BubblewrapProvider,
+    MatchlockProvider.name: MatchlockProvider,
 }

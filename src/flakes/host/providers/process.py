@@ -20,12 +20,16 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
+from flakes.core import isolation as labels
 from flakes.host import processes
 from flakes.host.processes import Process
-from flakes.host.providers.base import Handle, LaunchError, LaunchSpec
+from flakes.host.providers.base import Handle, LaunchError, LaunchSpec, refuse_fields
+from flakes.wire.config import PoolConfig, SandboxConfig
 
 MARK = "FLAKES_SANDBOX_ID"
 FREEZE_S = 1.0
@@ -38,11 +42,27 @@ log = structlog.get_logger("flakes.host")
 
 class ProcessProvider:
     name = "process"
-    isolation = "no isolation"
+    isolation = labels.label("process")
 
     def __init__(self) -> None:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         """By pid, until reaped. Only ever touched on the event loop's thread."""
+
+    def check(self, pool: PoolConfig, where: str, hidden: Sequence[Path]) -> None:
+        refuse_fields(pool, where, ())
+
+    async def unavailable(self, pool: PoolConfig) -> str:
+        return ""
+
+    def arrange(
+        self,
+        pool: PoolConfig,
+        sandbox: SandboxConfig,
+        daemon_argv: tuple[str, ...],
+        directory: Path,
+        hidden: Sequence[Path],
+    ) -> tuple[tuple[str, ...], SandboxConfig]:
+        return (*daemon_argv, "--config", str(directory / "sandbox.toml")), sandbox
 
     async def launch(self, spec: LaunchSpec) -> Handle:
         try:

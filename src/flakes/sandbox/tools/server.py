@@ -88,6 +88,11 @@ class ToolServer:
         """What the task's environment says of the socket."""
         return self._place.env()
 
+    @property
+    def directory(self) -> Path:
+        """Where the socket and its token are; a task that sees no more of the machine sees this."""
+        return self._place.directory
+
     async def close(self) -> None:
         """Stop listening, drop what is under way, remove the socket's directory."""
         if self._server is not None:

@@ -1,0 +1,18 @@
+"""What stands between a task and the machine, by the provider of its pool, in the words that users read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+NONE: Final = "no isolation"
+BY_PROVIDER: Final[dict[str, str]] = {
+    "process": NONE,
+    "bubblewrap": "namespaces (bubblewrap)",
+    "matchlock": "virtual machine (matchlock)",
+}
+BY_HAND: Final = "whatever `flakes sandbox` was started in"
+
+
+def label(provider: str | None) -> str:
+    """The isolation that a provider gives; None is a sandbox that somebody started by hand."""
+    return BY_HAND if provider is None else BY_PROVIDER.get(provider, "not known to this version")

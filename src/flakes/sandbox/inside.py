@@ -1,0 +1,159 @@
+"""The first process of an isolated task: it starts the command, passes SIGTERM on, and tells how it ended.
+
+Run by bubblewrap as process 1 of the task's own process namespace, as ``python -I -S inside.py``, with the
+command's three standard streams, and two sockets: 3 to the supervisor, 4 to the daemon. From 3 it reads the
+job, a decimal length and a newline, then fields that each end with NUL: the loopback port of the proxy (0: no
+network), the limit of processes (0: none), the limit of writable memory in bytes of each process (0: none), the
+working directory, the number of arguments, the arguments, and the environment as ``NAME=value``. Afterwards every
+byte means SIGTERM for the command's group. To 3 it writes lines: ``started``, or ``failed WHAT ERRNO NAME``; then
+``exited STATUS`` with the status that wait(2) gave.
+
+With a port it listens there on the loopback of its own network namespace and hands the listening socket to
+the daemon through 4, before the command exists: the daemon serves it, from outside. Nothing that the command
+does later can reach either socket. When this process ends, the kernel ends everything in the namespace.
+
+It imports next to nothing, because its start is what isolation costs.
+"""
+
+import _signal  # pyright: ignore[reportMissingImports] (`signal` costs milliseconds)
+import os
+import select
+
+SUPERVISOR = 3
+DAEMON = 4
+
+
+def main() -> None:
+    fields = job()
+    port, processes, data_bytes = (int(fields[index]) for index in range(3))
+    cwd = fields[3]
+    count = int(fields[4])
+    argv, env = fields[5 : 5 + count], fields[5 + count :]
+    if port:
+        hand_over(port)
+    os.close(DAEMON)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    os.set_blocking(wake_read, False)
+    _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    _signal.signal(_signal.SIGCHLD, lambda *_: None)
+    pid = start(argv, env, cwd, processes, data_bytes)
+    if pid == 0:
+        return
+    say(b"started\n")
+    follow(pid, wake_read)
+
+
+def job() -> list[bytes]:
+    data = b""
+    while b"\n" not in data:
+        data += receive()
+    head, data = data.split(b"\n", 1)
+    while len(data) < int(head):
+        data += receive()
+    return data.split(b"\0")[:-1]
+
+
+def receive() -> bytes:
+    data = os.read(SUPERVISOR, 1 << 20)
+    if not data:
+        os._exit(0)  # nobody wants a command any more
+    return data
+
+
+def hand_over(port: int) -> None:
+    """Listen on the loopback and give the socket to the daemon."""
+    import _socket
+    import sys
+
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(128)
+    rights = listener.fileno().to_bytes(4, sys.byteorder)
+    daemon = _socket.socket(fileno=os.dup(DAEMON))
+    daemon.sendmsg([b"l"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
+
+
+def start(argv: list[bytes], env: list[bytes], cwd: bytes, processes: int, data_bytes: int) -> int:
+    """Fork the command; its pid, or 0 after a failure, which has been told."""
+    report_read, report_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        become(argv, env, cwd, processes, data_bytes, report_write)
+    os.close(report_write)
+    for fd in (0, 1, 2):
+        os.close(fd)
+    failure = b""
+    while chunk := os.read(report_read, 65_536):
+        failure += chunk
+    os.close(report_read)
+    if failure:
+        say(b"failed " + failure + b"\n")
+        return 0
+    return pid
+
+
+def become(
+    argv: list[bytes], env: list[bytes], cwd: bytes, processes: int, data_bytes: int, report: int
+) -> None:
+    """In the fork: turn into the command, or write why not. Never returns."""
+    what, name = b"start", b""
+    try:
+        _signal.set_wakeup_fd(-1)
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGCHLD, _signal.SIGINT):
+            _signal.signal(number, _signal.SIG_DFL)
+        os.setsid()
+        os.close(SUPERVISOR)
+        if processes or data_bytes:
+            import resource
+
+            if processes:
+                resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
+            if data_bytes:
+                resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
+        what, name = b"cwd", cwd
+        os.chdir(cwd)
+        what, name = b"exec", argv[0]
+        values = dict(variable.split(b"=", 1) for variable in env)
+        os.execvpe(argv[0], argv, values)  # noqa: S606
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None) or 22
+        os.write(report, b"%s %d %s" % (what, number, name.replace(b"\n", b" ")))
+    finally:
+        os._exit(126)
+
+
+def follow(pid: int, wake: int) -> None:
+    """Reap, and pass SIGTERM on, until the command has ended or the supervisor has."""
+    while True:
+        ready, _, _ = select.select([SUPERVISOR, wake], [], [])
+        if wake in ready:
+            os.read(wake, 4096)
+        if SUPERVISOR in ready:
+            if not os.read(SUPERVISOR, 4096):
+                return
+            try:
+                os.killpg(pid, _signal.SIGTERM)
+            except (ProcessLookupError, PermissionError):
+                pass
+        while True:
+            try:
+                ended, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if ended == 0:
+                break
+            if ended == pid:
+                say(b"exited %d\n" % status)
+                return
+
+
+def say(line: bytes) -> None:
+    try:
+        os.write(SUPERVISOR, line)
+    except OSError:
+        pass  # the supervisor is gone, and so will be everything here
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""How a daemon isolates its tasks: one `Isolation` a daemon, one `Box` a task.
+
+The daemon itself stays outside: it wraps each process of a task, so the task cannot reach the daemon's token, its
+journal or another task. `bubblewrap` says what a task sees, `limits` what it may use, `egress` what it may reach; this
+module brings them together for the processes that `spawn` starts. Where isolation is configured, nothing is ever
+started without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from flakes.core import egress as rules
+from flakes.core import isolation as labels
+from flakes.sandbox import bubblewrap, egress
+from flakes.sandbox.limits import Degree, Group, Limiter
+from flakes.sandbox.processes import MARK
+from flakes.wire.config import SandboxConfig
+from flakes.wire.errors import ApiError
+
+log = structlog.get_logger(__name__)
+
+TRIAL_S: Final = 20.0
+EMPTY_S: Final = 2.0
+"""How long the kernel may take to notice that a control group is empty."""
+
+
+class Isolation:
+    """See the module. Raises `config_invalid` where this machine cannot isolate."""
+
+    def __init__(self, config: SandboxConfig) -> None:
+        settings = config.isolation
+        state_dir = Path(config.state_dir).resolve()
+        self._hidden = (
+            state_dir,
+            Path(config.credential_file).resolve(),
+            *(Path(path).resolve() for path in settings.hidden),
+        )
+        self._read_only = tuple(Path(path) for path in settings.read_only)
+        bubblewrap.check(list(self._read_only), list(self._hidden))
+        self._executable = executable(settings.executable)
+        self._allow = check_allow(settings.network_allow)
+        self._memory_mb = settings.memory_mb
+        self._etc = state_dir / "isolation"
+        self._limiter = Limiter(settings, config.sandbox_id)
+
+    def start(self) -> None:
+        """Once, before the first task, by the daemon that holds the state directory. Raises `config_invalid`."""
+        bubblewrap.write_etc(self._etc)
+        self._limiter.remove_stale()
+        reason = trial(self._executable)
+        if reason:
+            raise ApiError(
+                "config_invalid",
+                f"isolation: bubblewrap cannot isolate on this machine: {reason}",
+                "allow unprivileged user namespaces, or use another provider",
+            )
+
+    def describe(self) -> tuple[str, Degree, str]:
+        """The isolation in words, how far limits are enforced, and why not further."""
+        degree, reason = self._limiter.describe()
+        return labels.label("bubblewrap"), degree, reason
+
+    def box(self, assignment_id: str, root: Path, tools: Path, say: Callable[[str], None]) -> Box:
+        """What one task is put into; `root` is its directory. Raises `OSError`."""
+        home, tmp = root / "home", root / "tmp"
+        for path in (home, tmp):
+            path.mkdir(mode=0o700, exist_ok=True)
+        # A link would lead the mount astray, and a link below is the task's own business.
+        view = bubblewrap.View(
+            executable=self._executable,
+            root=root.resolve(),
+            tmp=tmp.resolve(),
+            tools=tools.resolve(),
+            etc=self._etc,
+            read_only=self._read_only,
+            hidden=self._hidden,
+        )
+        proxy = egress.Proxy(self._allow, say) if self._allow else None
+        name, degree, reason = self.describe()
+        network = f"only {', '.join(self._allow)}" if self._allow else "none"
+        say(f"isolation: {name}; network: {network}; limits: {degree} ({reason})")
+        group = self._limiter.open(assignment_id)
+        return Box(assignment_id, view, self._limiter, group, proxy, say, self._memory_mb)
+
+
+class Box:
+    """One task's isolation, for every process that is started for it."""
+
+    def __init__(
+        self,
+        assignment_id: str,
+        view: bubblewrap.View,
+        limiter: Limiter,
+        group: Group,
+        proxy: egress.Proxy | None,
+        say: Callable[[str], None],
+        memory_mb: int | None,
+    ) -> None:
+        self._assignment_id = assignment_id
+        self._view = view
+        self._limiter = limiter
+        self._group = group
+        self._proxy = proxy
+        self._say = say
+        self._memory_mb = memory_mb
+        self._serving: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def environment(self, env: Mapping[str, str]) -> dict[str, str]:
+        """The task's environment, where it names things that a task does not see."""
+        fitted = dict(env)
+        home = Path(fitted.get("HOME") or "/")
+        if self._view.root not in home.resolve().parents:
+            fitted["HOME"] = str(self._view.root / "home")
+        for name in ("USER", "LOGNAME"):
+            if name in fitted:
+                fitted[name] = "agent"
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            fitted.pop(name, None)
+            fitted.pop(name.upper(), None)
+        if self._proxy is not None:
+            address = f"http://127.0.0.1:{egress.PORT}"
+            for name in ("http_proxy", "https_proxy"):
+                fitted[name] = fitted[name.upper()] = address
+            # Its own loopback is nearer, unless the list means this machine's.
+            allowed = {rules.parse(text).host for text in self._proxy.allow}
+            own = [name for name in ("localhost", "127.0.0.1", "::1") if name not in allowed]
+            fitted["no_proxy"] = fitted["NO_PROXY"] = ",".join(own)
+        return fitted
+
+    def job(self) -> dict[str, Any]:
+        """The part `isolation` of a supervisor's job."""
+        return {
+            "argv": bubblewrap.arguments(self._view),
+            "env": {MARK: self._assignment_id},
+            "groups": self._group.procs(),
+            "port": egress.PORT if self._proxy is not None else 0,
+            "processes": self._limiter.processes(),
+            "dataBytes": self._limiter.data_bytes(),
+        }
+
+    def listen(self, channel: socket.socket) -> None:
+        """Serve the listening socket that will come over the channel, once the namespace exists."""
+        if self._proxy is not None:
+            channel.setblocking(False)
+            asyncio.get_running_loop().add_reader(channel, self._take, channel)
+
+    def listened(self, channel: socket.socket) -> None:
+        """Nothing more is expected on the channel: what came last is taken."""
+        if self._proxy is not None and channel.fileno() >= 0:
+            self._take(channel)
+            if channel.fileno() >= 0:
+                asyncio.get_running_loop().remove_reader(channel)
+
+    async def close(self) -> None:
+        """When no process of the task is left: end its connections, remove its groups. May be repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._proxy is not None:
+            if self._serving:
+                await asyncio.wait(self._serving)
+            await self._proxy.close()
+        if self._group.out_of_memory():
+            limit = f"the memory limit of {self._memory_mb} MiB"
+            self._say(f"isolation: {limit} was reached: the system killed a process of the task")
+        deadline = asyncio.get_running_loop().time() + EMPTY_S
+        while not self._group.remove():
+            if asyncio.get_running_loop().time() > deadline:
+                log.warning("control group not removed", assignment_id=self._assignment_id)
+                return
+            await asyncio.sleep(0.01)
+
+    def _take(self, channel: socket.socket) -> None:
+        assert self._proxy is not None
+        try:
+            _, fds, _, _ = socket.recv_fds(channel, 16, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            fds = []
+        if not fds:
+            asyncio.get_running_loop().remove_reader(channel)
+            return
+        listener = socket.socket(fileno=fds[0])
+        listener.setblocking(False)
+        serving = asyncio.create_task(self._proxy.serve(listener))
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
+
+
+def isolation_of(config: SandboxConfig) -> Isolation | None:
+    """What the configuration asks for; None is no isolation. Raises `config_invalid`."""
+    return Isolation(config) if config.isolation.kind == "bubblewrap" else None
+
+
+def executable(name: str) -> str:
+    """The full path of bubblewrap; raises `config_invalid`."""
+    found = shutil.which(name)
+    if found is None:
+        raise ApiError(
+            "config_invalid",
+            f"isolation.executable: `{name}` is not on this machine",
+            "install bubblewrap (Debian, Ubuntu: apt-get install bubblewrap), or give its path",
+        )
+    return os.path.realpath(found)
+
+
+def trial(program: str) -> str:
+    """Try it out; why it does not work, or nothing."""
+    argv = [
+        program,
+        "--unshare-user",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+    ]
+    argv += [
+        "--die-with-parent",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--",
+        "true",
+    ]
+    try:
+        ran = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TRIAL_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if ran.returncode == 0 else ran.stderr.strip() or f"exit code {ran.returncode}"
+
+
+def check_allow(entries: list[str]) -> list[str]:
+    """The entries, each of which can be understood; raises `config_invalid`."""
+    for text in entries:
+        try:
+            rules.parse(text)
+        except ValueError as error:
+            raise ApiError(
+                "config_invalid",
+                f"network.allow: {error}",
+                'write for example "pypi.org", "git.example.com:8443" or "*.example.com"',
+            ) from None
+    return entries
