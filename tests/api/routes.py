@@ -123,6 +123,8 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
         "permissionRequestId": world.names["permissionRequestId"]
     },
     ("PUT", "/v1/tasks/{taskId}/workpad"): lambda world: {"bodyMarkdown": "b", "baseVersion": 0},
+    ("POST", "/v1/markdown"): lambda world: {"markdown": "*hello*"},
+    ("POST", "/v1/workflows/check"): lambda world: {"text": "## a: A\nrun: true\n\nGo.", "adapter": "command"},
     **{("POST", PATH + operation): lambda world, body=body: body for operation, body in OPERATION_BODIES.items()},
 }
 

@@ -1,0 +1,1 @@
+export function Hosts() { return null; } export function Host() { return null; }

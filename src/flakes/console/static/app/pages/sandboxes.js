@@ -1,0 +1,1 @@
+export function Sandboxes() { return null; } export function Sandbox() { return null; }

@@ -1,0 +1,1 @@
+export const ENTRANCES = ["/sign-in"]; export function Entrance() { return "Sign in"; }

@@ -1,0 +1,1 @@
+export function Task() { return null; }
