@@ -14,6 +14,7 @@ from postgres import database, postgres, template
 
 __all__ = ["database", "postgres", "template"]
 
+SETTINGS = {"leases": {"heartbeatS": 1.0}, "auth": {"signUp": True}}
 BRISK = {
     "leases": {"heartbeatS": 0.5, "suspectAfterS": 2.0, "lostAfterS": 3.0, "offerTimeoutS": 1.0},
     "capacity": {"idleRetireS": 1.0, "launchTimeoutS": 2.0, "launchBackoffS": 1.0},
@@ -26,7 +27,7 @@ def server(
 ) -> Iterator[Server]:
     with (
         databases._fresh(postgres, template) as dsn,
-        serving(tmp_path_factory.mktemp("server"), dsn, {"leases": {"heartbeatS": 1.0}}) as running,
+        serving(tmp_path_factory.mktemp("server"), dsn, SETTINGS) as running,
     ):
         yield running
 

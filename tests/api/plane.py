@@ -21,6 +21,8 @@ from embedded_servers import wait_until
 from flakes.store import accounts
 
 START_S = 60.0
+SERVERS: dict[str, Server] = {}
+"""Every server that was started, by its address: what it printed belongs to what it answered."""
 
 
 class Server:
@@ -65,6 +67,7 @@ class Server:
 
         wait_until(is_ready, START_S)
         self.url = msgspec.json.decode(ready.read_bytes())["server"]
+        SERVERS[self.url] = self
         return self
 
     def kill(self) -> None:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from api import accounts
+from api.browser import Browser
 from api.caller import Answer, Api, name, task
 from api.following import following
 from api.peer import adapter, lines, sandbox
@@ -58,7 +60,10 @@ def build(api: Api) -> World:
     asked = sandbox_api.post(f"{base}/permission.ask", {"operationId": "first", "prompt": "May I?"})
     host_id, _ = api.host()
     artifact = api.post("/v1/artifacts", artifact_of(BLOB, runId=made["run"]["runId"])).ok(201)
+    key = api.post("/v1/auth/keys", {"name": "of the world"}).ok(201)["key"]
+    device = Browser(api.url).post("/v1/auth/device/code", {"clientName": "of the world"}).ok(200)
     return World(api, sandbox_api, {
+        "keyId": key["keyId"], "sessionId": Browser.of(api).session_id, "userCode": device["userCode"],
         "projectKey": project, "run": made["run"]["runId"], "taskKey": "first",
         "taskId": first.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
@@ -117,6 +122,13 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/hosts/setup"): lambda world: {"hostName": "h"},
     ("POST", "/v1/artifacts"): lambda world: {"kind": "file"},
     ("POST", "/v1/sandboxes"): lambda world: {"name": "s"},
+    ("POST", "/v1/auth/browser-link"): lambda world: {"code": "none.at-all"},
+    ("PATCH", "/v1/me"): lambda world: {"name": "account"},
+    ("POST", "/v1/auth/change-password"): lambda world: {
+        "currentPassword": "of nobody", "newPassword": "correct horse battery",
+    },
+    ("POST", "/v1/auth/keys"): lambda world: {"name": "k", "scope": "read"},
+    ("POST", "/v1/auth/device/{userCode}"): lambda world: {"decision": "denied"},
     ("POST", "/v1/tasks/{taskId}/messages"): lambda world: {"mode": "steer", "message": "left"},
     ("POST", RESPOND): lambda world: {"decision": "approved"},
     ("POST", PATH + "permission.status"): lambda world: {
@@ -151,6 +163,8 @@ def _reads(path: str, holds: str) -> None:
 
 for _path, _holds in {
     "/livez": "status", "/readyz": "status", "/openapi.json": "paths", "/v1/me": "userId",
+    "/v1/auth/options": "signUp", "/v1/auth/keys": "keys", "/v1/auth/sessions": "sessions",
+    "/v1/auth/device/{userCode}": "clientName",
     "/v1/projects": "projects", "/v1/projects/{projectKey}": "projectId",
     "/v1/runs": "runs", "/v1/runs/{run}": "runId", "/v1/runs/{run}/tasks": "tasks",
     "/v1/runs/{run}/tasks/{taskKey}": "definition", "/v1/tasks/{taskId}": "attempts",
@@ -342,6 +356,136 @@ def _setup(world: World, path: str) -> Answer:
 def _register(world: World, path: str) -> Answer:
     answer = world.api.post("/v1/sandboxes", {"name": "by hand"})
     assert answer.ok(201)["sandbox"]["liveness"] == "offline"
+    return answer
+
+
+@case("POST", "/v1/auth/browser-links")
+def _make_link(world: World, path: str) -> Answer:
+    answer = world.api.post(path)
+    assert {"code", "expiresAt"} == answer.ok(201).keys()
+    return answer
+
+
+@case("POST", "/v1/auth/browser-link")
+def _take_link(world: World, path: str) -> Answer:
+    answer = Browser(world.api.url).take_link(world.api)
+    assert answer.ok(200)["userId"] == world.api.get("/v1/me").ok()["userId"]
+    return answer
+
+
+@case("POST", "/v1/auth/sign-out")
+def _sign_out(world: World, path: str) -> Answer:
+    browser = Browser.of(world.api)
+    answer = browser.post(path)
+    assert answer.ok(200)["signedOut"] is True
+    browser.get("/v1/me").refused("unauthorized")
+    return answer
+
+
+@case("PATCH", "/v1/me")
+def _patch_me(world: World, path: str) -> Answer:
+    answer = world.api.patch(path, {"name": "account"})
+    assert answer.ok(200)["name"] == "account"
+    return answer
+
+
+@case("POST", "/v1/auth/sign-up")
+def _sign_up(world: World, path: str) -> Answer:
+    body = {"email": accounts.new_email(), "password": accounts.new_password()}
+    answer = Browser(world.api.url).post(path, body)
+    assert {"verification", "expiresAt"} == answer.ok(202).keys()
+    return answer
+
+
+@case("POST", "/v1/auth/verify")
+def _verify(world: World, path: str) -> Answer:
+    return accounts.sign_up(world.api.url).browser.get("/v1/me")
+
+
+@case("POST", "/v1/auth/sign-in")
+def _sign_in(world: World, path: str) -> Answer:
+    person = accounts.sign_up(world.api.url)
+    answer = Browser(world.api.url).post(path, {"email": person.email, "password": person.password})
+    assert answer.ok(200)["email"] == person.email
+    return answer
+
+
+@case("POST", "/v1/auth/forgot-password")
+def _forgot(world: World, path: str) -> Answer:
+    answer = Browser(world.api.url).post(path, {"email": accounts.new_email()})
+    assert {"verification", "expiresAt"} == answer.ok(202).keys()
+    return answer
+
+
+@case("POST", "/v1/auth/reset-password")
+def _reset(world: World, path: str) -> Answer:
+    person = accounts.sign_up(world.api.url)
+    sent = person.browser.post("/v1/auth/forgot-password", {"email": person.email}).ok(202)
+    code = accounts.digits(world.api.url, person.email, 2)
+    body = {"verification": sent["verification"], "code": code, "newPassword": accounts.new_password()}
+    answer = person.browser.post(path, body)
+    assert answer.ok(200)["email"] == person.email
+    return answer
+
+
+@case("POST", "/v1/auth/change-password")
+def _change_password(world: World, path: str) -> Answer:
+    person = accounts.sign_up(world.api.url)
+    body = {"currentPassword": person.password, "newPassword": accounts.new_password()}
+    answer = person.browser.post(path, body)
+    assert answer.ok(200) == {"endedSessions": 0}
+    return answer
+
+
+@case("DELETE", "/v1/auth/sessions/{sessionId}")
+def _end_session(world: World, path: str) -> Answer:
+    browser = Browser.of(world.api)
+    answer = world.api.delete(path.format(sessionId=browser.session_id))
+    assert answer.ok(200) == {"sessionId": browser.session_id, "signedOut": True}
+    browser.get("/v1/me").refused("unauthorized")
+    return answer
+
+
+@case("POST", "/v1/auth/keys")
+def _create_key(world: World, path: str) -> Answer:
+    answer = world.api.post(path, {"name": "ci", "scope": "read", "expiresInDays": 7})
+    made = answer.ok(201)
+    assert world.api.as_(made["rawKey"]).get("/v1/me").ok()["scope"] == "read"
+    return answer
+
+
+@case("DELETE", "/v1/auth/keys/{keyId}")
+def _revoke_key(world: World, path: str) -> Answer:
+    made = world.api.post("/v1/auth/keys", {"name": "short-lived"}).ok(201)
+    answer = world.api.delete(path.format(**made["key"]))
+    assert answer.ok(200)["keyId"] == made["key"]["keyId"]
+    world.api.as_(made["rawKey"]).get("/v1/me").refused("unauthorized")
+    return answer
+
+
+@case("POST", "/v1/auth/device/code")
+def _device_code(world: World, path: str) -> Answer:
+    answer = Browser(world.api.url).post(path, {})
+    assert answer.ok(200)["verificationUri"] == f"{world.api.url}/device"
+    return answer
+
+
+@case("POST", "/v1/auth/device/{userCode}")
+def _decide(world: World, path: str) -> Answer:
+    asked = Browser(world.api.url).post("/v1/auth/device/code", {}).ok(200)
+    answer = world.api.post(path.format(**asked), {"decision": "approved"})
+    assert answer.ok(200)["status"] == "approved"
+    return answer
+
+
+@case("POST", "/v1/auth/device/token")
+def _device_token(world: World, path: str) -> Answer:
+    device = Browser(world.api.url)
+    asked = device.post("/v1/auth/device/code", {}).ok(200)
+    world.api.post(f"/v1/auth/device/{asked['userCode']}", {"decision": "approved"}).ok(200)
+    answer = device.post(path, {"deviceCode": asked["deviceCode"]})
+    signed_in = world.api.as_(answer.ok(200)["accessToken"])
+    assert signed_in.get("/v1/me").ok()["sessionKind"] == "cli"
     return answer
 
 

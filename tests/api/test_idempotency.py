@@ -73,6 +73,10 @@ def _another(path: str) -> dict[str, object]:
         return {"reason": "another"}
     if path.endswith("{taskKey}"):
         return {"title": "another"}
+    if path.endswith("/change-password"):
+        return {"newPassword": "another horse battery"}
+    if path.endswith("{userCode}"):
+        return {"decision": "approved"}
     return {"name": "another"}
 
 

@@ -17,11 +17,14 @@ BY_NAME = {f"{endpoint.method} {endpoint.path}": endpoint for endpoint in ENDPOI
 CLOSED = {key: endpoint for key, endpoint in BY_NAME.items() if endpoint.family is not None}
 NAMING = {key: endpoint for key, endpoint in CLOSED.items() if "{" in endpoint.path}
 MAKES_ITS_OWN = {
+    "GET /v1/auth/device/{userCode}": 200,
+    "POST /v1/auth/device/{userCode}": 200,
     "PUT /v1/projects/{projectKey}": 201,
     "PUT /v1/runs/{run}": 400,
     "POST /v1/runs/{run}/graph": 400,
 }
-"""Routes where the name in the path is that of the new thing: a key of somebody else's is free, and an id is no key."""
+"""Routes where the name in the path is that of the new thing: a key of somebody else's is free, and an id is no key.
+And a device is nobody's until somebody who knows its code has approved it."""
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,9 @@ def test_the_probes_answer_without_a_credential(server: Server) -> None:
 def test_me_is_the_owner_of_the_token(server: Server) -> None:
     me = server.owner().get("/v1/me").ok()
     assert me == {
-        "userId": me["userId"], "name": "owner", "tokenFamily": "user", "serverVersion": __version__,
+        "userId": me["userId"], "name": "owner", "email": None, "tokenFamily": "user",
+        "sessionId": me["sessionId"], "sessionKind": "token", "scope": "admin",
+        "serverVersion": __version__,
     }  # fmt: skip
     assert re.fullmatch(r"user_[0-9a-z]{26}", me["userId"])
 

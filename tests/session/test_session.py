@@ -51,6 +51,17 @@ def answers(server: str) -> bool:
         return False
 
 
+def link_opens(address: str) -> str:
+    """Use a one-time link as the console's page does; the name of who is signed in by it."""
+    console, _, code = address.partition("#link=")
+    assert console.endswith("/console/")
+    body = json.dumps({"code": code}).encode()
+    url = f"{console.removesuffix('/console/')}/v1/auth/browser-link"
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=5) as response:
+        assert "flakes_session=" in str(response.headers["set-cookie"])
+        return json.load(response)["name"]
+
+
 def read(session: Layout) -> Record:
     found = record.read(session)
     assert found is not None
@@ -255,6 +266,12 @@ def test_the_commands_tell_what_they_did(session: Layout, tmp_path: Path) -> Non
     started = json.loads(out)
     assert started["outcome"] == "started", err
     assert started["server"].startswith("http://127.0.0.1:")
+    signed_in = {link_opens(started["consoleUrl"])}
+    out, _ = command("console").communicate(timeout=60)
+    signed_in.add(link_opens(out.strip()))
+    out, _ = command("up", "--json").communicate(timeout=60)
+    signed_in.add(link_opens(json.loads(out)["consoleUrl"]))
+    assert signed_in == {"owner"}
     out, _ = command("auth", "status", "--json").communicate(timeout=60)
     assert json.loads(out)["tokenSource"] == "local session"
     out, _ = command("down", "--dry-run", "--json").communicate(timeout=60)

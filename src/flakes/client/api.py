@@ -19,6 +19,7 @@ import msgspec
 
 from flakes.client import events as event_stream
 from flakes.client import logs as log_stream
+from flakes.client.accounts import AccountMethods
 from flakes.client.artifacts import ArtifactMethods
 from flakes.client.events import Notice
 from flakes.client.pictures import PictureMethods
@@ -27,22 +28,13 @@ from flakes.client.transport import Address, Transport, error_of
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
 from flakes.core.task import TERMINAL as TASK_TERMINAL
-from flakes.wire import codec, hosts, projects, runs, tasks
+from flakes.wire import hosts, projects, runs, tasks
 from flakes.wire.errors import ApiError
 from flakes.wire.events import Event, Events
 from flakes.wire.metrics import RunMetrics
 
 
-class Me(codec.Frozen, frozen=True, kw_only=True):
-    """Whom the token stands for."""
-
-    user_id: str
-    name: str
-    token_family: str
-    server_version: str
-
-
-class Client(ArtifactMethods, PictureMethods, SteeringMethods):
+class Client(AccountMethods, ArtifactMethods, PictureMethods, SteeringMethods):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 
     `locate` is asked for a new address when the connection is refused (a local session may move).
@@ -73,11 +65,6 @@ class Client(ArtifactMethods, PictureMethods, SteeringMethods):
     def server(self) -> str:
         """The address in use, which changes when a local session moves."""
         return self._transport.address.server
-
-    # Account
-
-    async def me(self) -> Me:
-        return await self._transport.call("GET", "/v1/me", Me)
 
     # Projects
 

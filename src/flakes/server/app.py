@@ -33,6 +33,7 @@ from flakes.server.api import (
     tasks,
     workpads,
 )
+from flakes.server.auth import account, browser, device, keys, password_sign_in
 from flakes.server.plane import Plane
 from flakes.server.routing import Endpoint, asgi, refusal
 from flakes.server.streams import hosts as host_stream
@@ -47,6 +48,8 @@ ENDPOINTS: list[Endpoint] = [
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
     *artifacts.ENDPOINTS, *observation.ENDPOINTS, *documents.ENDPOINTS,
+    *browser.ENDPOINTS, *password_sign_in.ENDPOINTS, *account.ENDPOINTS, *keys.ENDPOINTS,
+    *device.ENDPOINTS,
 ]  # fmt: skip
 
 def build(plane: Plane) -> Starlette:

@@ -26,6 +26,7 @@ from psycopg.rows import TupleRow
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flakes.server.auth.credentials import token_of
 from flakes.server.batches import BatchWriter
 from flakes.server.plane import Plane, finish
 from flakes.server.sealing import seal, unseal
@@ -74,7 +75,7 @@ async def once(
     scope_id = identity.owner_id if identity.family == "user" else identity.subject_id
     digest = idempotency.key_digest(scope_id, request.method, request.url.path, key)
     use = Use(scope_id, digest, _body_digest(request, body))
-    token = request.headers.get("authorization", "")
+    token = token_of(request)
     async with plane.units, plane.database.transaction() as conn:
         if not await idempotency.begin(conn, use):
             raise ApiError(

@@ -40,6 +40,8 @@ from flakes.server.loops.leadership import RENEW_S, Leadership
 from flakes.server.loops.loop import keep_running
 from flakes.server.loops.reaper import INTERVAL_S as REAPER_S
 from flakes.server.loops.reaper import Reaper
+from flakes.server.loops.revocations import INTERVAL_S as REVOCATIONS_S
+from flakes.server.loops.revocations import Revocations
 from flakes.server.loops.scheduler import INTERVAL_S as SCHEDULER_S
 from flakes.server.loops.scheduler import Scheduler
 from flakes.server.loops.tail import IDLE_S as TAIL_S
@@ -126,6 +128,7 @@ def _loops(plane: Plane, leadership: Leadership) -> list[Coroutine[Any, Any, Non
         keep_running("garbage", Garbage(plane, leadership).run_once, interval_s=GARBAGE_S, wake=plane.garbage),
         keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),
         keep_running("inputs", Inputs(plane).run_once, interval_s=INPUTS_S),
+        keep_running("revocations", Revocations(plane).run_once, interval_s=REVOCATIONS_S),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
         keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.sweep),
         keep_running("tail", Tail(plane).run_once, interval_s=TAIL_S, wake=plane.changed),
@@ -141,6 +144,7 @@ class _Server(uvicorn.Server):
             ws="websockets-sansio", ws_max_size=8 * 1024 * 1024, ws_ping_interval=20.0,
             ws_ping_timeout=20.0, timeout_graceful_shutdown=GRACE_S, ws_per_message_deflate=False,
             server_header=False, timeout_keep_alive=75,
+            forwarded_allow_ips=plane.config.listen.trusted_proxies,
         ))  # fmt: skip
         self._plane = plane
         self._listener = listener

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from flakes import __version__
+from flakes.server.auth.credentials import SAFE
 from flakes.server.routing import Endpoint
+from flakes.wire.auth import CSRF_COOKIE, CSRF_HEADER, SESSION_COOKIE
 from flakes.wire.errors import CODES
 
 
@@ -40,7 +42,7 @@ def document(endpoints: Sequence[Endpoint]) -> bytes:
             "securitySchemes": {
                 family: {"type": "http", "scheme": "bearer", "bearerFormat": f"flakes_{family}_..."}
                 for family in ("user", "host", "sandbox")
-            },
+            } | {"session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE}},
         },
     }), indent=1)  # fmt: skip
 
@@ -51,7 +53,7 @@ def _operation(endpoint: Endpoint, components: dict[str, Any]) -> dict[str, Any]
         "operationId": f"{handler.__module__.rsplit('.', 1)[-1]}.{handler.__name__}",
         "summary": endpoint.summary,
         "tags": [endpoint.tag],
-        "security": [] if endpoint.family is None else [{endpoint.family: []}],
+        "security": _security(endpoint),
         "parameters": _parameters(endpoint, components),
         "responses": _responses(endpoint),
     }
@@ -63,6 +65,13 @@ def _operation(endpoint: Endpoint, components: dict[str, Any]) -> dict[str, Any]
     return operation
 
 
+def _security(endpoint: Endpoint) -> list[dict[str, list[str]]]:
+    if endpoint.family is None:
+        return []
+    by_cookie = [{"session": []}] if endpoint.family == "user" and not endpoint.direct else []
+    return [{endpoint.family: []}, *by_cookie]
+
+
 def _parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -71,6 +80,11 @@ def _parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str
     if endpoint.takes_key:
         schema = {"type": "string", "minLength": 1, "maxLength": 255}
         parameters.append({"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema})
+    if endpoint.family == "user" and endpoint.method not in SAFE and not endpoint.direct:
+        parameters.append({
+            "name": CSRF_HEADER, "in": "header", "required": False, "schema": {"type": "string"},
+            "description": f"With the session cookie: the value of the cookie `{CSRF_COOKIE}`.",
+        })  # fmt: skip
     if endpoint.query is not None:
         for name, schema in components[endpoint.query.__name__]["properties"].items():
             parameters.append({"name": name, "in": "query", "required": False, "schema": schema})

@@ -12,6 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from flakes.server.answers import Answers
+from flakes.server.auth.live import LiveStreams
+from flakes.server.auth.mail import Mailer
+from flakes.server.auth.passwords import Hashing
 from flakes.server.batches import BatchWriter
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import LogReaders, Subscriptions, Wake
@@ -68,6 +71,9 @@ class Plane:
         self.inputs = BatchWriter("inputs", self._report_inputs, batch_max=500)
         self.answers = Answers()
         self.leading = False
+        self.live = LiveStreams()
+        self.hashing = Hashing()
+        self.mailer = Mailer(config.mail)
         self._identities: dict[str, _Cached] = {}
 
     async def identify(self, token: str) -> Identity | None:
@@ -85,6 +91,14 @@ class Plane:
             self._identities.clear()
         self._identities[token] = _Cached(identity, now + IDENTITY_CACHE_S)
         return identity
+
+    def revoked(self, token_ids: Collection[str]) -> None:
+        """Tokens were revoked: this replica takes them no more, and ends the streams that use them. Others
+        notice within `IDENTITY_CACHE_S`."""
+        for token, cached in list(self._identities.items()):
+            if cached.identity.token_id in token_ids:
+                del self._identities[token]
+        self.live.end(token_ids)
 
     async def end_attempts(self, ends: Sequence[End]) -> None:
         """The control plane itself ends attempts (lost, withdrawn)."""

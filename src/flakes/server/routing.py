@@ -17,9 +17,11 @@ from starlette.responses import Response
 
 from flakes.core import limits
 from flakes.server import idempotency
+from flakes.server.auth.credentials import SAFE, authenticate
 from flakes.server.plane import Plane
 from flakes.store.accounts import Identity
 from flakes.store.database import UNAVAILABLE
+from flakes.wire.auth import Scope
 from flakes.wire.codec import BodyError, Issue, decode, encode, issue_from
 from flakes.wire.errors import ApiError
 
@@ -86,6 +88,20 @@ class Endpoint:
     waits: bool = False
     """It may be held until something happens, which no transaction may be; it changes nothing."""
 
+    scope: Scope | None = None
+    """What the credential must allow, where that does not follow from the rest of the route."""
+    direct: bool = False
+    """It takes a bearer token only, not a browser's session."""
+
+    @property
+    def needs(self) -> Scope:
+        """The least scope of a credential that this route takes."""
+        if self.scope is not None:
+            return self.scope
+        if self.secret:
+            return "admin"
+        return "read" if self.method in SAFE else "write"
+
     @property
     def takes_key(self) -> bool:
         """Whether it is a mutation that runs once for an `Idempotency-Key`. Raw bytes have their digest."""
@@ -119,7 +135,7 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
 
     async def handle(request: Request) -> Response:
         try:
-            identity = await _authenticate(request, plane, endpoint.family)
+            identity = await authenticate(request, plane, endpoint)
             query, body = _query(request, endpoint), await _body(request, endpoint)
 
             async def run(within: Plane) -> Response:
@@ -157,25 +173,11 @@ def asgi(endpoint: Endpoint, plane: Plane) -> Callable[[Request], Awaitable[Resp
 
 def refusal(error: ApiError) -> Response:
     """The response for a refusal."""
-    headers = _retry_after(503 if error.code == "idempotency_in_progress" else error.status)
+    status = 503 if error.code == "idempotency_in_progress" else error.status
+    headers = _retry_after(status, error.details.get("retryAfterS", 1))
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="flakes"'
     return Response(encode(error.body()), error.status, headers, JSON)
-
-
-async def _authenticate(request: Request, plane: Plane, family: str | None) -> Identity:
-    if family is None:
-        return Identity("none", "", "", "")
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    identity = await plane.identify(token.strip()) if scheme.lower() == "bearer" else None
-    if identity is None:
-        raise ApiError("unauthorized", "no valid credential", "send `Authorization: Bearer <token>`; `flakes auth token` prints one")
-    if identity.family != family:
-        raise ApiError("forbidden", f"this route takes a {family} credential", f"use a {family} credential")
-    own = request.path_params.get(f"{family}Id")
-    if family != "user" and own is not None and own != identity.subject_id:
-        raise ApiError("forbidden", f"the credential is not the one of this {family}", "use its own")
-    return identity
 
 
 def _query(request: Request, endpoint: Endpoint) -> Any:
@@ -230,5 +232,5 @@ def _response(value: Any, status: int) -> Response:
     return Response(encode(value), status, _retry_after(status), JSON)
 
 
-def _retry_after(status: int) -> dict[str, str]:
-    return {"Retry-After": "1"} if status in (429, 503) else {}
+def _retry_after(status: int, wait_s: int = 1) -> dict[str, str]:
+    return {"Retry-After": str(wait_s)} if status in (429, 503) else {}

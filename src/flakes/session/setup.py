@@ -23,6 +23,7 @@ import msgspec
 
 from flakes.core.limits import CONCURRENCY_MAX
 from flakes.session.layout import Layout, write_private
+from flakes.wire.auth import BrowserLinkAnswer
 from flakes.wire.errors import ApiError, from_body
 from flakes.wire.hosts import Host, HostSetup, HostSetupAnswer
 
@@ -88,6 +89,17 @@ def host_is_online(layout: Layout, server: str) -> bool:
     host_id = tomllib.loads(layout.host_config.read_text(encoding="utf-8"))["hostId"]
     answer = _call(layout, server, "GET", f"/v1/hosts/{host_id}", None)
     return msgspec.json.decode(answer, type=Host).status == "online"
+
+
+def browser_link(layout: Layout, server: str) -> str:
+    """The console's address with a code that signs one browser in as the owner, once."""
+    answer = _call(layout, server, "POST", "/v1/auth/browser-links", None)
+    return console_link(server, msgspec.json.decode(answer, type=BrowserLinkAnswer).code)
+
+
+def console_link(server: str, code: str) -> str:
+    """In the fragment, which no server and no proxy sees or logs."""
+    return f"{server}/console/#link={code}"
 
 
 def _call(layout: Layout, server: str, method: str, path: str, body: object | None) -> bytes:

@@ -298,7 +298,7 @@ class Supervisor:
                 pid=me.pid,
                 start_time=me.start,
                 server=self._server_url,
-                console_url=f"{self._server_url}/console",
+                console_url=f"{self._server_url}/console/",
                 credential_file=str(self._layout.owner_credential),
                 data_dir=str(self._layout.data_dir),
                 version=__version__,

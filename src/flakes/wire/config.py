@@ -11,7 +11,7 @@ import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, field
 
@@ -31,6 +31,8 @@ class Listen(Body, frozen=True, kw_only=True):
     port: Port = 7733
     public_url: str | None = None
     """How clients reach it when that is not `http://host:port`."""
+    trusted_proxies: list[str] = field(default_factory=lambda: ["127.0.0.1", "::1"])
+    """Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed: addresses and networks."""
 
 
 class Database(Body, frozen=True, kw_only=True):
@@ -52,6 +54,39 @@ class Auth(Body, frozen=True, kw_only=True):
     """`localCredentialFile`: keep one owner account and write its token there (a local session)."""
 
     local_credential_file: str | None = None
+    sign_up: bool | None = None
+    """Whether anybody may make an account; left out, they may unless this is a local session."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether accounts may be made."""
+        return self.local_credential_file is None if self.sign_up is None else self.sign_up
+
+
+class Mail(Body, frozen=True, kw_only=True):
+    """The SMTP server that takes the mail with one-time codes. Without it they are printed in the log."""
+
+    host: str
+    port: Port = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    sender: str
+    """The address that mail comes from."""
+    username: str | None = None
+    password_file: str | None = None
+    """Absolute, 0600."""
+    timeout_s: Positive = 20.0
+
+
+class Oidc(Body, frozen=True, kw_only=True):
+    """An OpenID Connect provider that people may sign in with, besides passwords."""
+
+    issuer: str
+    client_id: str
+    client_secret_file: str | None = None
+    """Absolute, 0600; without it this is a public client, which PKCE protects."""
+    name: str = "Single sign-on"
+    """What its button says."""
+    scopes: list[str] = field(default_factory=lambda: ["openid", "email", "profile"])
 
 
 class Leases(Body, frozen=True, kw_only=True):
@@ -79,6 +114,8 @@ class ServerConfig(Body, frozen=True, kw_only=True):
     database: Database = Database()
     blobs: Blobs = Blobs()
     auth: Auth = Auth()
+    mail: Mail | None = None
+    oidc: Oidc | None = None
     leases: Leases = Leases()
     capacity: Capacity = Capacity()
     log_format: str = "text"
@@ -196,6 +233,8 @@ logFormat = "text"                # or "json"
 [listen]
 host = "127.0.0.1"                # loopback; put a TLS proxy in front to go further
 port = 7733                       # 0 takes a free port and prints it
+# publicUrl = "https://flakes.example.com"         # how browsers reach it, behind that proxy
+trustedProxies = ["127.0.0.1", "::1"]              # whose X-Forwarded-For is believed
 
 [database]
 # url = "postgresql://flakes@db.internal/flakes"   # PostgreSQL 15 or newer
@@ -207,6 +246,21 @@ directory = "/var/lib/flakes/blobs"                # or url = "s3://bucket/prefi
 
 [auth]
 # localCredentialFile = "/home/me/.local/share/flakes/owner.credential"
+# signUp = false                                   # nobody can make an account any more
+
+# [mail]                                           # without it, codes are printed in the log
+# host = "smtp.example.com"
+# port = 587
+# security = "starttls"                            # or "tls", "none"
+# sender = "flakes@example.com"
+# username = "flakes"
+# passwordFile = "/etc/flakes/smtp.password"       # 0600, absolute
+
+# [oidc]                                           # sign in with an OpenID Connect provider
+# issuer = "https://login.example.com"
+# clientId = "flakes"
+# clientSecretFile = "/etc/flakes/oidc.secret"     # 0600, absolute
+# name = "Single sign-on"
 
 [leases]
 heartbeatS = 15.0

@@ -13,7 +13,7 @@ from flakes.cli.output import Output, Part, Span, bold, dim
 from flakes.wire.errors import EXIT_DONE, EXIT_NOT_SIGNED_IN, ApiError
 
 if TYPE_CHECKING:
-    from flakes.client.api import Me
+    from flakes.wire.auth import Me
 
 
 @click.group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from typing import Any
 
 import click
@@ -9,8 +10,9 @@ import click
 from flakes.cli.options import json_option
 from flakes.cli.output import Output, Part, Span, bold, dim
 from flakes.cli.render.text import duration, shortened
-from flakes.session.layout import layout
+from flakes.session.layout import Layout, layout
 from flakes.session.record import Record
+from flakes.wire.errors import ApiError
 
 session_option = click.option(
     "--session", metavar="NAME", help="The session's name (default FLAKES_SESSION, else default)."
@@ -28,9 +30,11 @@ def up(session: str | None, as_json: bool) -> None:
     from flakes.session.up import up as start
 
     output = Output(as_json)
-    result = start(layout(session), lambda sentence: output.talk(dim(f"{sentence} ...")))
+    chosen = layout(session)
+    result = start(chosen, lambda sentence: output.talk(dim(f"{sentence} ...")))
+    console = _console_url(chosen, result.record)
     if as_json:
-        output.data(session_json(result.record) | {"outcome": result.outcome})
+        output.data(session_json(result.record) | {"outcome": result.outcome, "consoleUrl": console})
         return
     if result.outcome == "running":
         output.line(Span("running ", "green"), bold(result.record.server))
@@ -40,7 +44,8 @@ def up(session: str | None, as_json: bool) -> None:
             bold(result.record.server),
             dim(f"  in {duration(result.took_s)}"),
         )
-    output.talk(dim(f"session {result.record.name}, files in {layout(session).root}"))
+    output.line(dim("console "), console)
+    output.talk(dim(f"session {result.record.name}, files in {chosen.root}"))
     output.talk(dim('try: flakes run "echo hello" --adapter command'))
 
 
@@ -74,6 +79,16 @@ def down(session: str | None, dry_run: bool, as_json: bool) -> None:
     ]
     output.line(bold("would stop" if dry_run else "stopped"))
     output.table(rows)
+
+
+def _console_url(chosen: Layout, record: Record) -> str:
+    """With a fresh one-time link; without one when the server is too busy to make it."""
+    from flakes.session.setup import browser_link
+
+    try:
+        return browser_link(chosen, record.server)
+    except (ApiError, OSError, HTTPException):
+        return record.console_url
 
 
 def session_json(record: Record) -> dict[str, Any]:

@@ -70,9 +70,10 @@ async def _follow(
     plane = call.plane
     wake = plane.subscriptions.add(call.owner_id, run_id)
     spoken_s = time.monotonic()
+    lease = plane.live.lease(call.identity.token_id, wake.set)
     try:
         yield b"retry: 1000\n\n"
-        while not plane.subscriptions.closed:
+        while not plane.subscriptions.closed and not lease.ended:
             found: list[Event] = []
             try:
                 async with plane.database.connection() as conn:
@@ -94,6 +95,7 @@ async def _follow(
             if len(found) < PAGE:
                 await wake.wait(max(0.01, spoken_s + HEARTBEAT_S - time.monotonic()))
     finally:
+        plane.live.give_up(lease)
         plane.subscriptions.remove(call.owner_id, run_id, wake)
 
 

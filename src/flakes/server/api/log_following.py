@@ -38,23 +38,25 @@ async def follow(
         logs.parse_cursor(after)
     async with call.plane.database.connection() as conn:
         await tasks.require(conn, call.owner_id, task_id)
-    body = _lines(call.plane, call.owner_id, task_id, after, tail, channel)
+    body = _lines(call, task_id, after, tail, channel)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(body, 200, headers, "text/event-stream")
 
 
 async def _lines(
-    plane: Plane, owner_id: str, task_id: str, after: str | None, tail: int | None, channel: str | None
+    call: Call, task_id: str, after: str | None, tail: int | None, channel: str | None
 ) -> AsyncIterator[bytes]:
+    plane = call.plane
     readers = plane.log_readers
     wake = readers.add(task_id)
+    lease = plane.live.lease(call.identity.token_id, wake.set)
     cursor = after
     try:
         yield b"retry: 1000\n\n"
-        while not readers.closed:
+        while not readers.closed and not lease.ended:
             async with plane.database.connection() as conn:
                 # The state first: what is read after an end is all there will be.
-                state = await tasks.state(conn, owner_id, task_id)
+                state = await tasks.state(conn, call.owner_id, task_id)
                 if tail is not None:
                     found, cursor = await logs.tail(conn, task_id, count=tail, channel=channel)
                     full, tail = True, None
@@ -73,6 +75,7 @@ async def _lines(
             async for beat in _sleep(plane, wake, state):
                 yield beat
     finally:
+        plane.live.give_up(lease)
         readers.remove(task_id, wake)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
-from flakes import __version__
+from flakes.server.auth.session import describe
 from flakes.server.routing import Answer, Call, Endpoint
 from flakes.store.database import UNAVAILABLE, Query
+from flakes.wire.auth import Me
 
 _PROBE = Query("select 1")
 
@@ -19,15 +20,6 @@ class Live(msgspec.Struct, frozen=True, rename="camel"):
     leading: bool = False
     sandboxes: int = 0
     hosts: int = 0
-
-
-class Me(msgspec.Struct, frozen=True, rename="camel"):
-    """Who a token speaks for."""
-
-    user_id: str
-    name: str
-    token_family: str
-    server_version: str
 
 
 async def livez(call: Call) -> Live:
@@ -46,9 +38,8 @@ async def readyz(call: Call) -> Answer:
 
 
 async def me(call: Call) -> Me:
-    """Read who the token speaks for."""
-    identity = call.identity
-    return Me(identity.owner_id, identity.owner_name, identity.family, __version__)
+    """Read who the credential speaks for."""
+    return await describe(call.plane, call.identity)
 
 
 async def openapi(call: Call) -> Response:

@@ -1,4 +1,5 @@
-"""The janitor: finishes deletions, and removes what is kept for a day only.
+"""The janitor: finishes deletions, and removes what is kept for a while only: answers of idempotency keys,
+events of deleted runs, expired codes and sign-ins, empty rate limits.
 
 Deletions are finished under the lock of their run, so any replica may do it, and the one that took the
 request does; what is old goes on the leader. Woken by a delete; otherwise it looks once a minute, so that it costs nothing
@@ -12,7 +13,7 @@ import structlog
 
 from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
-from flakes.store import idempotency, runs
+from flakes.store import codes, device_grants, idempotency, rate_limits, runs, sign_ins
 
 INTERVAL_S = 60.0
 WAITING_S = 0.5
@@ -43,6 +44,8 @@ class Janitor:
             async with database.connection() as conn:
                 forgotten = await idempotency.forget(conn)
                 forgotten += await runs.forget_deleted(conn, DELETED_EVENTS_KEPT_S)
+                for over in (codes, device_grants, rate_limits, sign_ins):
+                    forgotten += await over.forget(conn)
         if waiting or deleted or forgotten:
             return WAITING_S
         return None

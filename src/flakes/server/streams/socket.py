@@ -33,16 +33,20 @@ async def authenticate(socket: WebSocket, plane: Plane, family: str, subject_id:
     """The identity behind the socket, which must be the very peer of the path; else refused with 401/403."""
     scheme, _, token = socket.headers.get("authorization", "").partition(" ")
     identity = await plane.identify(token) if scheme.lower() == "bearer" and token else None
-    if identity is None:
+    if identity is None or identity.kind == "browser":
         raise ApiError("unauthorized", "no valid credential", "send `Authorization: Bearer <token>`")
     if identity.family != family or identity.subject_id != subject_id:
         raise ApiError("forbidden", f"the credential is not the one of this {family}", "use its own")
+    socket.state.credential = (plane.live, identity.token_id)
     return identity
 
 
 @contextlib.asynccontextmanager
 async def pump(socket: WebSocket, peer: Peer) -> AsyncIterator[None]:
-    """Send what is queued for the peer while the block runs; a close in the queue ends the socket."""
+    """Send what is queued for the peer while the block runs; a close in the queue ends the socket, and so
+    does the end of the credential that opened it."""
+    live, token_id = socket.state.credential
+    lease = live.lease(token_id, peer.close)
 
     async def send() -> None:
         while True:
@@ -59,6 +63,7 @@ async def pump(socket: WebSocket, peer: Peer) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        live.give_up(lease)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
