@@ -52,6 +52,7 @@ ENDPOINTS: list[Endpoint] = [
     *device.ENDPOINTS,
 ]  # fmt: skip
 
+
 def build(plane: Plane) -> Starlette:
     """The application over a plane; nothing is started."""
     routes: list[Any] = [

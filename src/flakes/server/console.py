@@ -44,6 +44,10 @@ def routes() -> list[Any]:
             return _answer(request, asset, "no-cache")
         return _answer(request, asset, "public, max-age=31536000, immutable")
 
+    async def device(request: Request) -> Response:
+        query = f"?{request.url.query}" if request.url.query else ""
+        return RedirectResponse(f"{BASE}/device{query}", 307, HEADERS)
+
     async def home(request: Request) -> Response:
         return RedirectResponse(f"{BASE}/", 307, HEADERS)
 
@@ -51,6 +55,7 @@ def routes() -> list[Any]:
         Route(f"{BASE}/static/{{version}}/{{path:path}}", file),
         Route(BASE, home),
         Route(f"{BASE}/{{path:path}}", shell),
+        Route("/device", device),
         Route("/", home),
     ]
 

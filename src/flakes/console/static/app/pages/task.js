@@ -2,7 +2,7 @@
 /** One task: why it is where it is, what it is to do, what it says and leaves, and how to talk with it. */
 import { get, post, v1 } from "../api.js";
 import { Link, to } from "../router.js";
-import { count, html } from "../lib.js";
+import { count, html, useRef } from "../lib.js";
 import { ended } from "../reducer.js";
 import { useResource } from "../resource.js";
 import { useRun } from "../run-model.js";
@@ -18,9 +18,11 @@ import { Workpad } from "./task-workpad.js";
 /** @param {{run: string, task: string}} props */
 export function Task({ run: runKey, task: taskKey }) {
   const model = useRun(runKey);
-  const detail = useResource(`task ${runKey} ${taskKey}`, (signal) => get(v1("runs", runKey, "tasks", taskKey), { explain: 1 }, signal), { on: (e) => e.taskKey === taskKey || (e.type.startsWith("task.") && explainable.current), everyMs: 250 });
-  const explainable = { current: ["QUEUED", "BLOCKED", "WAITING"].includes(detail.data?.status) && false };
+  // Why it is not running may change with anything that happens elsewhere.
+  const waits = useRef(false);
+  const detail = useResource(`task ${runKey} ${taskKey}`, (signal) => get(v1("runs", runKey, "tasks", taskKey), { explain: 1 }, signal), { on: (e) => (e.runId === model.run.value?.runId && e.taskKey === taskKey) || (waits.current && /^(task|sandbox|host)\./.test(e.type)), everyMs: 500 });
   const task = detail.data;
+  waits.current = ["QUEUED", "BLOCKED", "WAITING"].includes(task?.status);
   const trail = [["Runs", "/runs"], [model.run.value?.name ?? runKey, to("runs", runKey)]];
   if (!task) return html`<${Header} trail=${trail} title=${detail.error ? taskKey : "…"} />${detail.error ? html`<${Problem} error=${detail.error} retry=${detail.reload} />` : html`<div class="loading" role="status" aria-label="Loading"><i /><i /><i /></div>`}`;
   return html`<${Loaded} task=${task} model=${model} trail=${trail} reload=${detail.reload} error=${detail.error} />`;
@@ -29,7 +31,8 @@ export function Task({ run: runKey, task: taskKey }) {
 /** @param {any} props */
 function Loaded({ task, model, trail, reload, error }) {
   const runKey = task.runKey, over = ended(task);
-  const first = over ? "result" : task.status === "RUNNING" ? "log" : "brief";
+  // What is most telling when the page opens; it does not jump to another part by itself.
+  const first = useRef(over ? "result" : task.status === "RUNNING" ? "log" : "brief").current;
   const tab = chosenTab("tab", first);
   const tasks = model.tasks.value, at = model.index.get(task.taskId);
   const beside = (/** @type {number} */ step) => (at === undefined ? null : tasks[at + step]);
@@ -37,7 +40,6 @@ function Loaded({ task, model, trail, reload, error }) {
   const questions = (pending.data?.permissions ?? []).filter((/** @type {any} */ p) => p.status === "pending");
   const result = useResource(over ? `result ${task.taskId} ${task.status} ${task.attempt} ${task.finishedAt}` : null, (signal) => get(v1("tasks", task.taskId, "result"), {}, signal));
   const tabs = /** @type {[string, string, any?][]} */ ([["brief", "Brief"], ["log", "Log"], ["result", "Result"], ["workpad", "Workpad", task.workpad?.version ? `v${task.workpad.version}` : null], ["messages", "Messages"], ["activity", "Activity"]]);
-  tabs.sort(([a], [b]) => (a === first ? -1 : 0) - (b === first ? -1 : 0));
   return html`
     <${Header} trail=${trail} title=${task.title} after=${html`<${State} state=${task.status} text=${task.cancelRequested && !over ? "Cancelling" : null} />`} actions=${html`
         ${[[-1, "←", "Previous task"], [1, "→", "Next task"]].map(([step, sign, text]) => { const next = beside(/** @type {number} */ (step)); return next && html`<${Link} class="button" to=${to("runs", runKey, "tasks", next.taskKey)} aria-label=${`${text}: ${next.title}`} title=${`${text}: ${next.title}`}>${sign}<//>`; })}
@@ -50,7 +52,7 @@ function Loaded({ task, model, trail, reload, error }) {
     ${!over && questions.length === 0 && task.status !== "RUNNING" && task.explanation && html`<${Explain} explanation=${task.explanation} runKey=${runKey} />`}
     <div class="task-columns">
       <div class="task-main">
-        <${Tabs} name="tab" label="Parts of the task" tabs=${tabs} />
+        <${Tabs} name="tab" label="Parts of the task" tabs=${tabs} first=${first} />
         <${Panel} name="tab" chosen=${tab}>
           ${tab === "brief" && html`<${Brief} task=${task} result=${result.data} />`}
           ${tab === "log" && html`<${Log} task=${task} />${task.status === "RUNNING" && html`<p class="muted log-note">To talk with it, open <${Link} to=${to("runs", runKey, "tasks", task.taskKey) + "?tab=messages"}>Messages<//>.</p>`}`}

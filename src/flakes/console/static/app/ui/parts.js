@@ -38,12 +38,12 @@ export function Header({ trail, title, after, children, actions }) {
   </header>`;
 }
 
-/** Views of one thing, each with an address: `?name=key`. @param {{name: string, tabs: [string, string, any?][], label: string, small?: boolean}} props */
-export function Tabs({ name, tabs, label, small }) {
-  const chosen = place.value.query.get(name) ?? tabs[0][0];
+/** Views of one thing, each with an address: `?name=key`. @param {{name: string, tabs: [string, string, any?][], label: string, small?: boolean, first?: string}} props `first` is the one without an address */
+export function Tabs({ name, tabs, label, small, first = tabs[0][0] }) {
+  const chosen = place.value.query.get(name) ?? first;
   return html`<div class=${cx("tabs", small && "small")} role="tablist" aria-label=${label} onKeyDown=${arrows}>
     ${tabs.map(([key, text, extra]) => html`<button key=${key} role="tab" id=${`tab-${name}-${key}`} aria-selected=${key === chosen ? "true" : "false"} aria-controls=${`panel-${name}`} tabindex=${key === chosen ? 0 : -1}
-      onClick=${() => setQuery({ [name]: key === tabs[0][0] ? null : key })}>${text}${extra != null && html`<span class="tally">${extra}</span>`}</button>`)}
+      onClick=${() => setQuery({ [name]: key === first ? null : key })}>${text}${extra != null && html`<span class="tally">${extra}</span>`}</button>`)}
   </div>`;
 }
 
