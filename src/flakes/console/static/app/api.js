@@ -14,7 +14,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Who is signed in; null is nobody, undefined is not known yet. @type {import("./lib.js").signal<any>} */
+/** Who is signed in; null is nobody, undefined is not known yet. @type {{value: any}} */
 export const me = signal(undefined);
 
 const MUTATIONS = new Set(["POST", "PUT", "PATCH", "DELETE"]);
@@ -59,7 +59,7 @@ export function withQuery(path, query) {
   return given.length ? `${path}?${new URLSearchParams(given.map(([k, v]) => [k, String(v)]))}` : path;
 }
 
-export const get = (/** @type {string} */ path, /** @type {any} */ query, /** @type {AbortSignal} */ signal) => call("GET", path, { query, signal });
+export const get = (/** @type {string} */ path, /** @type {any} */ query = undefined, /** @type {AbortSignal | undefined} */ signal = undefined) => call("GET", path, { query, signal });
 export const post = (/** @type {string} */ path, /** @type {any} */ body = {}) => call("POST", path, { body });
 export const put = (/** @type {string} */ path, /** @type {any} */ body = {}) => call("PUT", path, { body });
 

@@ -7,6 +7,7 @@ export { Fragment, render };
 export { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../vendor/hooks.js";
 export { batch, computed, effect, signal, untracked, useComputed, useSignal, useSignalEffect } from "../vendor/signals.js";
 
+/** A template as nodes. @type {(strings: TemplateStringsArray, ...values: any[]) => any} */
 export const html = htm.bind(createElement);
 
 /** Class names that apply. @param {...(string|false|null|undefined)} names */

@@ -4,7 +4,7 @@ import { ApiError, get, post, put, v1 } from "../api.js";
 import { navigate, place, setQuery, to } from "../router.js";
 import { count, html, useEffect, useRef, useState } from "../lib.js";
 import { useResource } from "../resource.js";
-import { Field, Header, Panel, Problem, Tabs, chosenTab } from "../ui/parts.js";
+import { Field, Header, Panel, Problem, Tabs, chosenTab, inline } from "../ui/parts.js";
 import { Map as Picture } from "./run-map.js";
 
 const KEEP = "flakes.new-run";
@@ -104,7 +104,6 @@ function Checked({ checked }) {
   const byKey = new globalThis.Map(checked.tasks.map((/** @type {any} */ t) => [t.taskKey, { ...t, status: "SAVED" }]));
   return html`<div id="problems" role="status"><h2 class="lead">No problems</h2><${Picture} layout=${checked.layout} byKey=${byKey} runKey="" whole link=${false} /></div>`;
 }
-const inline = (/** @type {string} */ text) => text.split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
 
 /** The check of a text, once the typing pauses. @param {string | null} text @param {string} adapter */
 function useCheck(text, adapter) {

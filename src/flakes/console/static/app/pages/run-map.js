@@ -7,7 +7,7 @@ import { Link, setQuery, to } from "../router.js";
 import { cx, html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
 import { Progress, StateIcon, word } from "../ui/state.js";
 
-const EDGE = 24, LEAST = 0.08, MOST = 2.5;
+const EDGE = 24, TOOLS = 26, LEAST = 0.08, MOST = 2.5;
 
 /** @param {{layout: any, byKey: Map<string, any>, runKey: string, whole: boolean, link?: boolean}} props */
 export function Map({ layout, byKey, runKey, whole, link = true }) {
@@ -19,14 +19,14 @@ export function Map({ layout, byKey, runKey, whole, link = true }) {
   const [width, setWidth] = useState(0);
 
   const fitted = Math.min(1, Math.max(0.32, width ? (width - 2 * EDGE) / layout.width : 1));
-  const height = Math.round(Math.min(440, Math.max(120, layout.height * fitted + 2 * EDGE + 8)));
+  const height = Math.round(Math.min(440, Math.max(130, layout.height * fitted + 2 * EDGE + TOOLS)));
 
   const fit = () => {
     const box = frame.current?.getBoundingClientRect();
     if (!box) return;
     touched.current = false;
-    const k = Math.max(LEAST, Math.min(1, (box.width - 2 * EDGE) / layout.width, (box.height - 2 * EDGE) / layout.height));
-    setView({ k, x: (box.width - layout.width * k) / 2, y: (box.height - layout.height * k) / 2 });
+    const k = Math.max(LEAST, Math.min(1, (box.width - 2 * EDGE) / layout.width, (box.height - 2 * EDGE - TOOLS) / layout.height));
+    setView({ k, x: (box.width - layout.width * k) / 2, y: (box.height - TOOLS - layout.height * k) / 2 });
   };
   useLayoutEffect(() => {
     const observer = new ResizeObserver(() => { setWidth(frame.current?.clientWidth ?? 0); if (!touched.current) fit(); });

@@ -3,14 +3,14 @@
 import { v1 } from "../api.js";
 import { html } from "../lib.js";
 import { duration } from "../time.js";
-import { Markdown, bytes, sentence } from "../ui/parts.js";
+import { Markdown, bytes, inline, sentence } from "../ui/parts.js";
 import { StateIcon } from "../ui/state.js";
 
 /** @param {{result: any}} props */
 export function ResultView({ result }) {
   const outputs = Object.entries(result.outputs ?? {});
   return html`
-    ${result.error && html`<div class="notice bad"><div><strong>${sentence(result.error.message)}</strong><span class="muted">${result.error.code.replaceAll("_", " ")}${result.error.exitCode != null ? `, exit code ${result.error.exitCode}` : ""}</span></div></div>`}
+    ${result.error && html`<div class="notice bad"><div><strong>${inline(sentence(result.error.message))}</strong><span class="muted">${result.error.code.replaceAll("_", " ")}${result.error.exitCode != null ? `, exit code ${result.error.exitCode}` : ""}</span></div></div>`}
     ${result.text ? html`<${Markdown} text=${result.text} />` : !result.error && html`<p class="muted">It left no words.</p>`}
     ${(result.evidence ?? []).length > 0 && html`<section class="evidence"><h3>${result.verified ? "Verified" : "Not verified"}</h3>
       ${result.evidence.map((/** @type {any} */ e, /** @type {number} */ i) => html`<details key=${i} open=${!e.passed}><summary><${StateIcon} state=${e.passed ? "SUCCEEDED" : "FAILED"} label /><code>${e.command}</code><span class="muted num">${e.passed ? "passed" : `exit code ${e.exitCode}`} in ${duration(e.durationMs)}</span></summary>${e.tail && html`<pre tabindex="0">${e.tail}</pre>`}</details>`)}</section>`}

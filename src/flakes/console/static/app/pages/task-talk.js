@@ -12,11 +12,11 @@ const LENGTH_MAX = 20_000;
 /** @type {Record<string, string>} */
 const WHY_NOT = { QUEUED: "It is queued: a message needs an attempt that runs.", BLOCKED: "It waits for other tasks: a message needs an attempt that runs.", WAITING: "It has yielded and waits: a message needs an attempt that runs.", SAVED: "It is not admitted yet." };
 
-/** @param {{task: any}} props */
-export function Messages({ task }) {
+/** @param {{task: any, most?: number}} props `most` of them are shown */
+export function Messages({ task, most = 100 }) {
   const messages = useResource(`messages ${task.taskId}`, (signal) => get(v1("tasks", task.taskId, "messages"), { limit: 100 }, signal), { on: (e) => e.taskId === task.taskId && e.type.startsWith("message."), everyMs: 200 });
   return html`<${Composer} task=${task} onSent=${messages.reload} />
-    <${Loaded} from=${messages}>${(/** @type {any} */ { messages: list }) => list.length ? html`<ol class="messages">${list.map((/** @type {any} */ m) => html`<li key=${m.messageId} class="card card-body"><div class="message-head"><strong>${m.mode === "steer" ? "Steer" : "Follow up"}</strong><${State} state=${m.state} text=${m.state} /><span class="spring" /><span class="muted"><${Ago} at=${m.createdAt} /></span></div><p class="message-text">${m.message}</p>${m.reason && html`<p class="muted">${m.reason}</p>`}</li>`)}</ol>` : html`<${Empty} title="No messages yet">A message reaches the agent while it runs; its delivery shows here.<//>`}<//>`;
+    <${Loaded} from=${messages}>${(/** @type {any} */ { messages: list }) => list.length ? html`<ol class="messages">${list.slice(0, most).map((/** @type {any} */ m) => html`<li key=${m.messageId} class="card card-body"><div class="message-head"><strong>${m.mode === "steer" ? "Steer" : "Follow up"}</strong><${State} state=${m.state} text=${m.state} /><span class="spring" /><span class="muted"><${Ago} at=${m.createdAt} /></span></div><p class="message-text">${m.message}</p>${m.reason && html`<p class="muted">${m.reason}</p>`}</li>`)}</ol>` : most > 2 && html`<${Empty} title="No messages yet">A message reaches the agent while it runs; its delivery shows here.<//>`}<//>`;
 }
 
 /** @param {{task: any, onSent: () => void}} props */

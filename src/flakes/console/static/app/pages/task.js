@@ -7,7 +7,7 @@ import { ended } from "../reducer.js";
 import { useResource } from "../resource.js";
 import { useRun } from "../run-model.js";
 import { Ago, Elapsed, duration } from "../time.js";
-import { Confirm, Copy, Facts, Header, Markdown, Panel, Problem, Tabs, chosenTab, sentence, toast } from "../ui/parts.js";
+import { Confirm, Copy, Facts, Header, Markdown, Panel, Problem, Tabs, chosenTab, inline, sentence, toast } from "../ui/parts.js";
 import { State, StateIcon, word } from "../ui/state.js";
 import { Activity } from "./task-activity.js";
 import { Log } from "./task-log.js";
@@ -55,7 +55,7 @@ function Loaded({ task, model, trail, reload, error }) {
         <${Tabs} name="tab" label="Parts of the task" tabs=${tabs} first=${first} />
         <${Panel} name="tab" chosen=${tab}>
           ${tab === "brief" && html`<${Brief} task=${task} result=${result.data} />`}
-          ${tab === "log" && html`<${Log} task=${task} />${task.status === "RUNNING" && html`<p class="muted log-note">To talk with it, open <${Link} to=${to("runs", runKey, "tasks", task.taskKey) + "?tab=messages"}>Messages<//>.</p>`}`}
+          ${tab === "log" && html`<${Log} task=${task} />${task.status === "RUNNING" && html`<div class="log-talk"><${Messages} task=${task} most=${2} /></div>`}`}
           ${tab === "result" && (over ? (result.data ? html`<${ResultView} result=${result.data} />` : result.error ? html`<${Problem} error=${result.error} />` : null) : html`<p class="muted">It has not ended yet.</p>`)}
           ${tab === "workpad" && html`<${Workpad} task=${task} />`}
           ${tab === "messages" && html`<${Messages} task=${task} />`}
@@ -75,9 +75,6 @@ function Explain({ explanation, runKey }) {
     ${evidence?.dependencies && html`<span class="chips">${Object.entries(evidence.dependencies).slice(0, 12).map(([key, state]) => html`<${Link} key=${key} class="dep" to=${to("runs", runKey, "tasks", key)}><${StateIcon} state=${state} size=${14} label />${key}<//>`)}</span>`}
     <details><summary class="muted">Evidence: <code>${code}</code></summary><dl class="facts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${String(value)}</dd></div>`)}</dl></details></div></div>`;
 }
-
-/** `code` in a sentence. @param {string} text */
-const inline = (text) => text.split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
 
 /** @param {{task: any, result: any}} props */
 function Brief({ task, result }) {
@@ -101,5 +98,5 @@ function Side({ task, model }) {
     <${Facts} rows=${[["Adapter", task.adapter], ["Model", d.model], ["Effort", d.effort], ["Sandbox", task.sandboxId && html`<${Link} to=${to("sandboxes", task.sandboxId)} class="ellipsis" title=${task.sandboxId}>…${task.sandboxId.slice(-8)}<//>`], ["Queued", task.queuedAt && html`<${Ago} at=${task.queuedAt} />`], ["Accepted", task.startedAt && html`<${Ago} at=${task.startedAt} />`], ["Finished", task.finishedAt && html`<${Ago} at=${task.finishedAt} />`], ["Next attempt", task.nextAttemptAt && html`<${Ago} at=${task.nextAttemptAt} />`], ["Priority", task.priority || null], ["Timeout", d.timeoutS && duration(d.timeoutS * 1_000)], ["Retries", d.retry?.maxAttempts > 1 ? `up to ${d.retry.maxAttempts} attempts` : null], ["Needs", (d.requiredCapabilities ?? []).join(", ")], ["Grants", (d.toolGrants ?? []).join(", ")], ["Budget", budget], ["Permissions", d.permissionMode], ["Id", html`<${Copy} text=${task.taskId} shown=${`…${task.taskId.slice(-10)}`} label="task id" />`]]} />
     ${needs.length > 0 && html`<section><h3>Depends on</h3>${list(needs)}</section>`}
     ${behind.length > 0 && html`<section><h3>Needed by</h3>${list(behind.map((t) => t.taskKey))}</section>`}
-    ${(task.attempts ?? []).length > 0 && html`<section><h3>Attempts</h3><ol class="attempts">${[...task.attempts].reverse().map((/** @type {any} */ a) => html`<li key=${a.assignmentId}><${StateIcon} state=${a.state} label /><div><div>${a.attempt}. ${word(a.state)}${a.acceptedAt && html` <span class="muted">${a.endedAt ? "after" : "for"} <${Elapsed} from=${a.acceptedAt} to=${a.endedAt} /></span>`}</div><small class="muted">on <${Link} to=${to("sandboxes", a.sandboxId)}>…${a.sandboxId.slice(-8)}<//>, <${Ago} at=${a.offeredAt} /></small>${a.reason && html`<small class="attempt-reason">${a.reason}</small>`}</div></li>`)}</ol></section>`}`;
+    ${(task.attempts ?? []).length > 0 && html`<section><h3>Attempts</h3><ol class="attempts">${[...task.attempts].reverse().map((/** @type {any} */ a) => html`<li key=${a.assignmentId}><${StateIcon} state=${a.state} label /><div><div>${a.attempt}. ${word(a.state)}${a.acceptedAt && html` <span class="muted">${a.endedAt ? "after" : "for"} <${Elapsed} from=${a.acceptedAt} to=${a.endedAt} /></span>`}</div><small class="muted">on <${Link} to=${to("sandboxes", a.sandboxId)}>…${a.sandboxId.slice(-8)}<//>, <${Ago} at=${a.offeredAt} /></small>${a.reason && html`<small class="attempt-reason">${inline(a.reason)}</small>`}</div></li>`)}</ol></section>`}`;
 }

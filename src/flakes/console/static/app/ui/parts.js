@@ -7,13 +7,16 @@ import { post } from "../api.js";
 /** What went wrong, and what to do. @param {{error: any, retry?: () => void}} props */
 export function Problem({ error, retry }) {
   return html`<div class="notice bad" role="alert">
-    <div><strong>${sentence(error.message)}</strong>${error.fix && html`<span>${sentence(error.fix)}</span>`}</div>
+    <div><strong>${inline(sentence(error.message))}</strong>${error.fix && html`<span>${inline(sentence(error.fix))}</span>`}</div>
     ${retry && html`<button onClick=${retry}>Try again</button>`}
   </div>`;
 }
 
 /** @param {string} text */
 export const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) + (/[.!?…)`]$/.test(text) ? "" : ".") : "");
+
+/** `code` in a sentence. @param {string} text */
+export const inline = (text) => text.split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
 
 /** Nothing here: why, and what to do. @param {any} props */
 export function Empty({ title, children }) {
