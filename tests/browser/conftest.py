@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,9 @@ def server(
 
 @pytest.fixture
 def api(server: Server) -> Api:
-    return server.account()
+    # In a thread of its own: the driver of the browser keeps an event loop running in this one.
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(server.account).result()
 
 
 @pytest.fixture(scope="session")
