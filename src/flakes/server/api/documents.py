@@ -11,7 +11,13 @@ import yaml
 from flakes.console import documents
 from flakes.core import limits
 from flakes.core.layout import layout
-from flakes.core.workflow_file import Problem, WorkflowFileError, budget_definition, parse, to_definitions
+from flakes.core.workflow_file import (
+    Problem,
+    WorkflowFileError,
+    budget_definition,
+    parse,
+    to_definitions,
+)
 from flakes.server import markdown
 from flakes.server.routing import Call, Endpoint
 from flakes.wire import layout as drawing
