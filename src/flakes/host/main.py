@@ -22,7 +22,9 @@ import uvloop
 
 from flakes import __version__
 from flakes.host import pools
+from flakes.host.bindings import Projects
 from flakes.host.instances import Instances
+from flakes.host.privacy import Privacy
 from flakes.host.providers import PROVIDERS
 from flakes.host.provisioning import Provisioning
 from flakes.host.uplink import Uplink, stream_url
@@ -30,7 +32,7 @@ from flakes.log_stream import LogStream
 from flakes.wire import config as configuration
 from flakes.wire.config import HostConfig
 from flakes.wire.errors import ApiError
-from flakes.wire.host_stream import PROTOCOL, Downstream, Hello, Launch, Stop, Welcome
+from flakes.wire.host_stream import PROTOCOL, Bindings, Downstream, Hello, Launch, Stop, Welcome
 
 DAEMON_ARGV: Final = (sys.executable, "-P", "-m", "flakes.sandbox")
 """`--config <path>` follows. -P: the instance's directory is not a place to import from."""
@@ -134,8 +136,14 @@ async def _serve(config: HostConfig, state_dir: Path, daemon_argv: tuple[str, ..
             provisioning.launch(order)
         elif isinstance(order, Stop):
             provisioning.stop(order)
+        elif isinstance(order, Bindings):
+            projects.take(order)
 
-    uplink = Uplink(config, hello, welcomed, receive, count=lambda: provisioning.count())
+    uplink = Uplink(
+        config, hello, welcomed, receive,
+        count=lambda: provisioning.count(), outgoing=Privacy(config, state_dir).outgoing,
+    )  # fmt: skip
+    projects = Projects([pool.pool_key for pool in config.pools], uplink.report)
     provisioning = Provisioning(
         config,
         Instances(state_dir),
@@ -148,12 +156,14 @@ async def _serve(config: HostConfig, state_dir: Path, daemon_argv: tuple[str, ..
     # The first inventory must be whole, so what exists is found before the line goes up.
     await provisioning.adopt()
     line = asyncio.create_task(uplink.run())
+    looking = asyncio.create_task(projects.watch())
     await end.wait()
+    looking.cancel()
     log.info("host_stopping", instances=provisioning.count())
     await provisioning.shutdown()
     await uplink.close()
     line.cancel()
-    await asyncio.gather(line, return_exceptions=True)
+    await asyncio.gather(line, looking, return_exceptions=True)
     log.info("host_stopped")
 
 

@@ -18,8 +18,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from flakes.server import openapi
 from flakes.server.api import (
     artifacts,
+    bindings,
     events,
     fleet,
+    host_credentials,
+    hosts,
     messages,
     observation,
     operations,
@@ -46,6 +49,7 @@ ENDPOINTS: list[Endpoint] = [
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
     *artifacts.ENDPOINTS, *observation.ENDPOINTS,
+    *hosts.ENDPOINTS, *host_credentials.ENDPOINTS, *bindings.ENDPOINTS,
 ]  # fmt: skip
 
 LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>

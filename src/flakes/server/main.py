@@ -28,6 +28,8 @@ from flakes.server.app import build
 from flakes.server.logging import configure_logging
 from flakes.server.loops.expiry import INTERVAL_S as EXPIRY_S
 from flakes.server.loops.expiry import Expiry
+from flakes.server.loops.fleet import INTERVAL_S as FLEET_S
+from flakes.server.loops.fleet import Fleet
 from flakes.server.loops.garbage import INTERVAL_S as GARBAGE_S
 from flakes.server.loops.garbage import Garbage
 from flakes.server.loops.heartbeats import INTERVAL_S as HEARTBEATS_S
@@ -125,6 +127,7 @@ def _loops(plane: Plane, leadership: Leadership) -> list[Coroutine[Any, Any, Non
         keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
         keep_running("garbage", Garbage(plane, leadership).run_once, interval_s=GARBAGE_S, wake=plane.garbage),
         keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),
+        keep_running("fleet", Fleet(plane).run_once, interval_s=FLEET_S),
         keep_running("inputs", Inputs(plane).run_once, interval_s=INPUTS_S),
         keep_running("heartbeats", Heartbeats(plane).run_once, interval_s=HEARTBEATS_S),
         keep_running("janitor", Janitor(plane, leadership).run_once, interval_s=JANITOR_S, wake=plane.sweep),

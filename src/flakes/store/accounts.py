@@ -13,23 +13,42 @@ import hmac
 import os
 from dataclasses import dataclass
 
-from flakes.store.database import Connection, Query, row, run
+from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.identifiers import new_id
 
 _FIND = Query("""
     select t.family, t.owner_id, t.subject_id, t.secret_hash, u.name from tokens t
     join users u on u.user_id = t.owner_id
-    where t.token_id = %(token_id)s and t.revoked_at is null
+    where t.token_id = %(token_id)s and t.revoked_at is null and t.accepted
       and (t.expires_at is null or t.expires_at > now())""")
 
 _ADD_TOKEN = Query("""
-    insert into tokens (token_id, family, owner_id, subject_id, name, secret_hash)
-    values (%(token_id)s, %(family)s, %(owner_id)s, %(subject_id)s, %(name)s, %(hash)s)""")
+    insert into tokens (token_id, family, owner_id, subject_id, name, secret_hash, accepted, lease_id)
+    values (%(token_id)s, %(family)s, %(owner_id)s, %(subject_id)s, %(name)s, %(hash)s,
+            %(lease_id)s::text is null, %(lease_id)s)""")
 
 _ADD_USER = Query("insert into users (user_id, name) values (%(user_id)s, %(name)s)")
 
 _REVOKE_SUBJECT = Query("""
-    update tokens set revoked_at = now() where subject_id = %(subject_id)s and revoked_at is null""")
+    update tokens set revoked_at = now(), revoked_reason = %(reason)s
+    where subject_id = %(subject_id)s and revoked_at is null""")
+
+# Of the tokens that were sent with a lease, the newest is the one that counts.
+_SUPERSEDE = Query("""
+    update tokens set revoked_at = now(), revoked_reason = 'sent again'
+    where lease_id = %(lease_id)s and revoked_at is null""")
+
+_ACCEPT = Query("""
+    update tokens set accepted = true where lease_id = %(lease_id)s and revoked_at is null""")
+
+_USED = Query("update tokens set last_used_at = now() where token_id = %(token_id)s")
+
+# Looked for by when they ended, so that the cost is that of what ended lately.
+_ENDED = Query("""
+    select token_id from tokens where revoked_at > now() - %(within_s)s * interval '1 s'
+    union all
+    select token_id from tokens
+    where expires_at > now() - %(within_s)s * interval '1 s' and expires_at <= now()""")
 
 _LOCAL_OWNER = Query("select user_id from users where name = 'owner' and email is null limit 1")
 
@@ -44,6 +63,7 @@ class Identity:
     owner_id: str
     subject_id: str
     owner_name: str
+    token_id: str = ""
 
 
 async def identify(conn: Connection, token: str) -> Identity | None:
@@ -57,25 +77,50 @@ async def identify(conn: Connection, token: str) -> Identity | None:
     digest = hashlib.sha256(secret.encode()).digest()
     if not hmac.compare_digest(digest, bytes(secret_hash)) or head != f"flakes_{family}_{token_id}":
         return None
-    return Identity(family, owner_id, subject_id, name)
+    return Identity(family, owner_id, subject_id, name, token_id)
 
 
 async def issue_token(
-    conn: Connection, family: str, owner_id: str, subject_id: str, name: str = ""
+    conn: Connection,
+    family: str,
+    owner_id: str,
+    subject_id: str,
+    name: str = "",
+    *,
+    lease_id: str | None = None,
 ) -> str:
-    """Make and store a token; the raw value is returned this once."""
+    """Make and store a token; the raw value is returned this once. One for a lease opens nothing until
+    `accept` is called for that lease, and takes the place of those that were sent with it before."""
+    if lease_id is not None:
+        await run(conn, _SUPERSEDE, {"lease_id": lease_id})
     token_id = base64.b32encode(os.urandom(10)).decode().lower()
     secret = base64.urlsafe_b64encode(os.urandom(32)).decode().rstrip("=")
     await run(conn, _ADD_TOKEN, {
         "token_id": token_id, "family": family, "owner_id": owner_id, "subject_id": subject_id,
         "name": name, "hash": hashlib.sha256(secret.encode()).digest(),
+        "lease_id": lease_id,
     })  # fmt: skip
     return f"flakes_{family}_{token_id}.{secret}"
 
 
-async def revoke_of(conn: Connection, subject_id: str) -> int:
+async def accept(conn: Connection, lease_id: str) -> None:
+    """The launch of that lease was accepted: its credential works from now on."""
+    await run(conn, _ACCEPT, {"lease_id": lease_id})
+
+
+async def revoke_of(conn: Connection, subject_id: str, reason: str = "") -> int:
     """Revoke every token of a subject."""
-    return await run(conn, _REVOKE_SUBJECT, {"subject_id": subject_id})
+    return await run(conn, _REVOKE_SUBJECT, {"subject_id": subject_id, "reason": reason or None})
+
+
+async def used(conn: Connection, token_id: str) -> None:
+    """Somebody connected with this token."""
+    await run(conn, _USED, {"token_id": token_id})
+
+
+async def ended_within(conn: Connection, within_s: float) -> set[str]:
+    """Ids of tokens that were revoked or ran out in the last seconds."""
+    return {r[0] for r in await rows(conn, _ENDED, {"within_s": within_s})}
 
 
 async def create_user(conn: Connection, name: str) -> str:

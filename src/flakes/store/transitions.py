@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flakes.core.assignment import TRANSITIONS, AssignmentState
-from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge
+from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge, withdrawn
 from flakes.store import messages, permissions, settlement
 from flakes.store.database import Connection, Query, literal, run
 from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
@@ -114,6 +114,8 @@ class End:
     """What `GET /v1/tasks/:id/result` shows of it (JSON object), kept when the attempt decides the task."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """For the event: `verified` and the like."""
+    withdrawn: bool = False
+    """An offer taken back: nothing happens if it was accepted meanwhile, and no try is used up."""
 
 
 Move = Accept | End
@@ -176,6 +178,8 @@ async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
     for move in moves:
         row = found.get(move.assignment_id)
         foreign = row is not None and move.sandbox_id not in (None, row.sandbox_id)
+        if isinstance(move, End) and move.withdrawn and not (row and row.state == AssignmentState.OFFERED):
+            continue
         if row is None or not row.live or foreign or not _may(row, move):
             batch.refuse(move, row)
         elif isinstance(move, Accept):
@@ -252,8 +256,12 @@ class _Batch:
         attempts = Attempts(
             row.attempt, row.attempts_max, row.losses, row.backoff_s, row.backoff_s_max
         )
-        verdict = judge(
-            move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random()  # noqa: S311
+        verdict = (
+            withdrawn(cancel_requested=row.cancel_requested)
+            if move.withdrawn
+            else judge(
+                move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random()  # noqa: S311
+            )
         )
         reported = move.error
         if reported is None and verdict.event is TaskEvent.FAILED:
@@ -287,7 +295,9 @@ class _Batch:
         self.applied.ready += 1
         self.ledger.move(row.run_id, old, TaskStatus.QUEUED, optional=row.optional)
         self.ledger.event(row.run_id, "attempt.ended", row.task_id, data)
-        reason = "lost" if verdict.counts_as_loss else "retry"
+        reason = (
+            "lost" if verdict.counts_as_loss else "retry" if verdict.counts_as_attempt else "withdrawn"
+        )
         delay = {"delayS": round(verdict.delay_s, 3)} if verdict.delay_s else {}
         self.ledger.event(row.run_id, "task.queued", row.task_id, {"reason": reason, **delay})
 

@@ -7,7 +7,7 @@ that matters again after it has come back, because all of it is derived from the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import structlog
@@ -26,9 +26,10 @@ log = structlog.get_logger()
 class Peer:
     """One connection. `outbox` holds encoded frames; None in it means close."""
 
-    def __init__(self, peer_id: str, owner_id: str) -> None:
+    def __init__(self, peer_id: str, owner_id: str, token_id: str = "") -> None:
         self.peer_id = peer_id
         self.owner_id = owner_id
+        self.token_id = token_id
         self.connection_id = new_id("key")
         self.outbox: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MAX)
         self.assignments: list[Assignment] = []
@@ -116,6 +117,15 @@ class Hub:
                 peer.heard = False
                 heard.append((peer.peer_id, peer.connection_id))
         return heard
+
+    def close_those_of(self, token_ids: Collection[str]) -> list[str]:
+        """End every connection that was opened with one of these credentials; whose they were."""
+        closed = [
+            peer for peer in (*self.sandboxes.values(), *self.hosts.values()) if peer.token_id in token_ids
+        ]
+        for peer in closed:
+            peer.close()
+        return [peer.peer_id for peer in closed]
 
     def close_all(self) -> None:
         """The server is going down: peers reconnect elsewhere."""

@@ -48,7 +48,7 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
     sandbox_id = socket.path_params["sandboxId"]
     identity = await authenticate(socket, plane, "sandbox", sandbox_id)
     await socket.accept()
-    peer = Peer(sandbox_id, identity.owner_id)
+    peer = Peer(sandbox_id, identity.owner_id, identity.token_id)
     incoming = frames(socket)
     hello = await _hello(incoming)
     if hello is None or hello.sandbox_id != sandbox_id:
@@ -124,6 +124,10 @@ async def _reconcile(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
     async with plane.database.connection() as conn:
         queued = await messages.queued_for(conn, peer.peer_id)
     send_inputs(plane, peer.peer_id, queued)
+    async with plane.database.connection() as conn:
+        shown = await sandboxes.get(conn, peer.owner_id, peer.peer_id)
+    if shown.status in ("draining", "stopping"):
+        peer.send(wire.Drain(reason=shown.reason or "draining"))
     # Accepted once, unknown now: the daemon's state is gone and so is the work.
     await plane.end_attempts([
         End(assignment_id, None, Outcome.LOST, "the sandbox came back without it")
@@ -257,4 +261,5 @@ async def _disconnected(plane: Plane, peer: Peer) -> None:
     async with plane.database.transaction() as conn:
         if await links.down(conn, peer.peer_id, peer.connection_id):
             await record(conn, peer.owner_id, "sandbox.offline", {"sandboxId": peer.peer_id})
+            await sandboxes.left(conn, peer.peer_id)
     plane.wrote()
