@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import os
 import platform
 import secrets
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Final, TextIO, cast
 
@@ -40,14 +42,18 @@ DAEMON_ARGV: Final = (sys.executable, "-P", "-m", "flakes.sandbox")
 log = structlog.get_logger("flakes.host")
 
 
-def run(config: HostConfig, *, daemon_argv: tuple[str, ...] = DAEMON_ARGV) -> int:
+def run(
+    config: HostConfig, *, daemon_argv: tuple[str, ...] = DAEMON_ARGV, path: Path | None = None
+) -> int:
     """Run the host until it is told to end; the exit code. Raises `ApiError` (`config_invalid`) before
-    anything was started. `daemon_argv` is the command that `--config <sandbox.toml>` is appended to."""
+    anything was started. `daemon_argv` is the command that `--config <sandbox.toml>` is appended to;
+    `path` is where the configuration came from."""
     configure_logs(config.log_format)
-    pools.check(config.pools, PROVIDERS)
-    stream_url(config)
+    with configuration.locating(path) if path else contextlib.nullcontext():
+        pools.check(config.pools, PROVIDERS)
+        stream_url(config)
+        state_dir = state_directory(config)
     configuration.credential(Path(config.credential_file))
-    state_dir = state_directory(config)
     lock = _lock(state_dir)
     try:
         uvloop.run(_serve(config, state_dir, daemon_argv))
@@ -100,7 +106,7 @@ def command(argv: list[str]) -> int:
     running.add_argument("--config", type=Path, required=True, metavar="PATH")
     path: Path = parser.parse_args(argv).config
     try:
-        return run(configuration.load(path, HostConfig))
+        return run(configuration.load(path, HostConfig), path=path)
     except ApiError as error:
         sys.stderr.write(f"error: {error.message}\nfix: {error.fix}\n")
         return error.exit_code
@@ -167,6 +173,33 @@ async def _serve(config: HostConfig, state_dir: Path, daemon_argv: tuple[str, ..
     log.info("host_stopped")
 
 
+def is_running(state_dir: Path) -> bool:
+    """Whether a host process works in that directory now."""
+    try:
+        lock = os.open(state_dir / "host.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _take(lock: int) -> None:
+    """Lock, or `BlockingIOError`; `is_running` holds it for a moment."""
+    for pause_s in (0.02, 0.05, 0.1, None):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+
+
 def _lock(state_dir: Path) -> int:
     """Two hosts over one state directory would both restart the same daemons: the second is refused.
     The kernel drops the lock with the process, however that ends."""
@@ -180,7 +213,7 @@ def _lock(state_dir: Path) -> int:
             "point stateDir to a directory that this user may write to",
         ) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(lock)
     except BlockingIOError:
         os.close(lock)
         raise ApiError(
