@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flakes.core.placement import Plan, Pool, ReadyClass, ReadyTask, Sandbox, Snapshot, plan
+from flakes.core.placement import (
+    Binding,
+    Plan,
+    Pool,
+    ReadyClass,
+    ReadyTask,
+    Sandbox,
+    Snapshot,
+    plan,
+)
 
 OWNERS = ["ann", "bob"]
 ADAPTERS = ["command", "pi"]
@@ -45,7 +54,7 @@ def sandbox(
 ) -> Sandbox:
     return Sandbox(
         name, owner, frozenset(adapters), frozenset(capabilities), slots,
-        slots if free is None else free, None if projects is None else frozenset(projects), accepting,
+        slots if free is None else free, frozenset(projects or ()), accepting, projects is None,
     )  # fmt: skip
 
 
@@ -65,7 +74,7 @@ def pool(
 ) -> Pool:
     return Pool(
         name, owner, adapter, frozenset(capabilities), concurrency, maximum, alive, launching, online,
-        None if projects is None else frozenset(projects), failure,
+        frozenset(projects or ()), failure, projects is None,
     )  # fmt: skip
 
 
@@ -123,24 +132,31 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         )
         for i in range(draw(st.integers(0, 4)))
     ]
-    return Snapshot(classes, sandboxes, pools)
+    return Snapshot(classes, sandboxes, pools, draw(st.just([]) | st.just([Binding("p1", "host", True)])))
 
 
-def fits(task: ReadyClass, place: Sandbox) -> bool:
+def serves(task: ReadyClass, place: Sandbox | Pool, snapshot: Snapshot) -> bool:
+    """A project bound anywhere goes where it is bound, and nowhere else."""
+    if any(binding.project_id == task.project_id for binding in snapshot.bindings):
+        return task.project_id in place.projects
+    return place.open
+
+
+def fits(task: ReadyClass, place: Sandbox, snapshot: Snapshot) -> bool:
     return (
         task.owner_id == place.owner_id
         and task.adapter in place.adapters
         and not task.capabilities - place.capabilities
-        and (place.projects is None or task.project_id in place.projects)
+        and serves(task, place, snapshot)
     )
 
 
-def pool_fits(task: ReadyClass, place: Pool) -> bool:
+def pool_fits(task: ReadyClass, place: Pool, snapshot: Snapshot) -> bool:
     return (
         task.owner_id == place.owner_id
         and task.adapter == place.adapter
         and not task.capabilities - place.capabilities
-        and (place.projects is None or task.project_id in place.projects)
+        and serves(task, place, snapshot)
     )
 
 
@@ -159,7 +175,7 @@ def test_never_over_a_slot_never_unfit_never_twice(snapshot: Snapshot) -> None:
     for placement in made.placements:
         chosen = by_id[placement.sandbox_id]
         assert chosen.accepting
-        assert fits(class_of[placement.task_id], chosen)
+        assert fits(class_of[placement.task_id], chosen, snapshot)
 
 
 @given(snapshots())
@@ -171,7 +187,7 @@ def test_no_fitting_slot_stays_free_while_a_task_waits(snapshot: Snapshot) -> No
         if all(task.task_id in placed for task in c.tasks):
             continue
         assert not [
-            s for s in snapshot.sandboxes if s.accepting and free[s.sandbox_id] and fits(c, s)
+            s for s in snapshot.sandboxes if s.accepting and free[s.sandbox_id] and fits(c, s, snapshot)
         ]
 
 
@@ -227,7 +243,7 @@ def test_launches_stay_within_their_pools_and_cover_the_demand(snapshot: Snapsho
     )
     for c in snapshot.classes:
         missing = c.depth - placed[c.class_id]
-        own = [p for p in snapshot.pools if pool_fits(c, p) and p.online]
+        own = [p for p in snapshot.pools if pool_fits(c, p, snapshot) and p.online]
         coming = sum(
             (p.instances_launching + counts.get(p.pool_id, 0)) * p.concurrency for p in own
         )
@@ -245,7 +261,7 @@ def test_no_pool_launches_more_than_all_its_classes_ask_for(snapshot: Snapshot) 
     made = plan(snapshot)
     for launch in made.launches:
         chosen = next(p for p in snapshot.pools if p.pool_id == launch.pool_id)
-        demand = sum(c.depth for c in snapshot.classes if pool_fits(c, chosen))
+        demand = sum(c.depth for c in snapshot.classes if pool_fits(c, chosen, snapshot))
         assert (launch.count - 1) * chosen.concurrency < demand
 
 

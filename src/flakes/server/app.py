@@ -18,8 +18,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from flakes.server import openapi
 from flakes.server.api import (
     artifacts,
+    bindings,
     events,
     fleet,
+    host_credentials,
+    hosts,
     messages,
     observation,
     operations,
@@ -49,6 +52,7 @@ ENDPOINTS: list[Endpoint] = [
     *artifacts.ENDPOINTS, *observation.ENDPOINTS,
     *browser.ENDPOINTS, *password_sign_in.ENDPOINTS, *account.ENDPOINTS, *keys.ENDPOINTS,
     *device.ENDPOINTS, *oidc.ENDPOINTS,
+    *hosts.ENDPOINTS, *host_credentials.ENDPOINTS, *bindings.ENDPOINTS,
 ]  # fmt: skip
 
 LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>
