@@ -394,6 +394,50 @@ def test_why_the_project_is_not_bound() -> None:
     assert why(ready(1), [sandbox("a", projects=["other"])]) == expected
 
 
+def bound_why(*bindings: Binding, pools: Sequence[Pool] = ()) -> tuple[str, dict[str, object]]:
+    made = plan(Snapshot([ready(1)], [sandbox("open")], [pool("open"), *pools], bindings))
+    assert not made.placements, "a bound project is placed where it is bound, and nowhere else"
+    assert not [launch for launch in made.launches if launch.pool_id == "open"]
+    (unplaced,) = made.unplaced
+    return unplaced.code, unplaced.facts
+
+
+def test_a_bound_project_goes_where_it_is_bound() -> None:
+    binding = Binding("project", "host", available=True, pool_ids=frozenset({"here"}))
+    own = [pool("here", projects=["project"])]
+    made = plan(Snapshot([ready(1)], [sandbox("open")], [pool("open"), *own], [binding]))
+    assert [launch.pool_id for launch in made.launches] == ["here"]
+    assert made.unplaced[0].code == "launch_in_flight"
+    places = [sandbox("open", 5), sandbox("bound", 1, projects=["project"])]
+    made = plan(Snapshot([ready(1)], places, own, [binding]))
+    assert [placement.sandbox_id for placement in made.placements] == ["bound"]
+    # One that is bound nowhere stays off the pools of others, and goes where it is open.
+    made = plan(Snapshot([ready(1, project="free")], places, own, [binding]))
+    assert [placement.sandbox_id for placement in made.placements] == ["open"]
+
+
+def test_why_a_bound_project_waits() -> None:
+    rootless = Binding("project", "h1", available=False, has_root=False)
+    assert bound_why(rootless) == (
+        "workspace_root_missing", {"projectId": "project", "bindings": 1, "hostId": "h1"},
+    )  # fmt: skip
+    bad = Binding("project", "h2", available=False, reason="workspace_not_found")
+    assert bound_why(rootless, bad) == ("binding_unavailable", {
+        "projectId": "project", "bindings": 2, "hostId": "h2", "reason": "workspace_not_found",
+    })  # fmt: skip
+    unseen = Binding("project", "h3", available=False)
+    assert bound_why(unseen)[1]["reason"] == "pending"
+    good = Binding("project", "h4", available=True, pool_ids=frozenset({"here"}))
+    assert bound_why(bad, good, pools=[pool("here", projects=["project"], online=False)]) == (
+        "no_host_online", {"pools": 1},
+    )  # fmt: skip
+    assert bound_why(good, pools=[pool("here", projects=["project"], adapter="pi")]) == (
+        "adapter_unavailable", {"adapter": "command", "available": ["pi"]},
+    )  # fmt: skip
+    failing = pool("here", projects=["project"], failure="no image")
+    assert bound_why(good, pools=[failing])[0] == "launch_failed"
+
+
 # ---- cost -----------------------------------------------------------------------------------------
 
 

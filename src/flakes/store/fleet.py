@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flakes.core import fleet
 from flakes.core.fleet import InstanceEvent, InstanceState
-from flakes.store import leases, offers, sandboxes
+from flakes.store import accounts, leases, offers, sandboxes
 from flakes.store.database import Connection, Query, row, run
 from flakes.store.hosts import record
 from flakes.wire.errors import ApiError, not_found
@@ -99,6 +99,7 @@ async def delete(conn: Connection, owner_id: str, sandbox_id: str) -> Asked:
     moved = await sandboxes.move(conn, sandbox_id, InstanceEvent.DELETE)
     assert moved is not None, entry.status
     await run(conn, _DELETING, {"sandbox_id": sandbox_id})
+    await accounts.revoke_of(conn, sandbox_id, "deleted")
     await leases.clean_up(conn, entry.host_id, sandbox_id, "deleted")
     await record(conn, owner_id, "sandbox.deleting", {"sandboxId": sandbox_id})
     return Asked("cleanup_queued", entry.instance_id, offered=offered, host_id=entry.host_id)
