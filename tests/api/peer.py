@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from api.caller import Api, name
@@ -161,13 +162,25 @@ def sandbox_hello(sandbox_id: str, **fields: Any) -> sandbox_stream.Hello:
     })  # fmt: skip
 
 
+def _accepted(url: str, sandbox_id: str, token: str) -> ClientConnection:
+    deadline = time.monotonic() + 3
+    while True:
+        try:
+            return open_stream(url, "sandboxes", sandbox_id, token)
+        except InvalidStatus as refused:
+            if refused.response.status_code != 401 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 @contextlib.contextmanager
 def sandbox(
     api: Api, who: tuple[str, str] | None = None, **hello: Any
 ) -> Iterator[SandboxPeer]:
-    """A connected sandbox, of those run by hand unless `who` (id and credential) is given."""
+    """A connected sandbox, of those run by hand unless `who` (id and credential) is given. A launch
+    credential works once the launch was accepted, which a daemon waits for, and so does this."""
     sandbox_id, token = who or api.sandbox()
-    with open_stream(api.url, "sandboxes", sandbox_id, token) as ws:
+    with _accepted(api.url, sandbox_id, token) as ws:
         peer = SandboxPeer(ws, sandbox_id)
         peer.tell(sandbox_hello(sandbox_id, **hello))
         first = peer.receive()

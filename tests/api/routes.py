@@ -16,9 +16,11 @@ from api import accounts
 from api.browser import Browser
 from api.caller import Answer, Api, name, task
 from api.following import following
-from api.peer import adapter, lines, sandbox
+from api.peer import adapter, host, lines, pool, sandbox
 from flakes.server.api.operations import PATH
 from flakes.server.routing import Endpoint
+from flakes.wire.host_stream import Stop
+from flakes.wire.sandbox_stream import Drain
 from flakes.wire.tasks import Output
 
 Case = Callable[["World", str], Answer]
@@ -63,7 +65,10 @@ def build(api: Api) -> World:
     base = f"/v1/sandboxes/{who[0]}/assignments/{second.assignment_id}/operations"
     asked = sandbox_api.post(f"{base}/permission.ask", {"operationId": "first", "prompt": "May I?"})
     announced = sandbox_api.post(f"{base}/artifact.create", ANNOUNCED)
-    host_id, _ = api.host()
+    host_id, host_token = api.host()
+    with host(api, (host_id, host_token), pool("here", adapter())):
+        pass
+    api.put(f"/v1/hosts/{host_id}/project-bindings/{project}", {"poolKeys": ["here"]}).ok(201)
     artifact = api.post("/v1/artifacts", artifact_of(BLOB, runId=made["run"]["runId"])).ok(201)
     key = api.post("/v1/auth/keys", {"name": "of the world"}).ok(201)["key"]
     device = Browser(api.url).post("/v1/auth/device/code", {"clientName": "of the world"}).ok(200)
@@ -71,6 +76,7 @@ def build(api: Api) -> World:
         "keyId": key["keyId"], "sessionId": Browser.of(api).session_id, "userCode": device["userCode"],
         "projectKey": project, "run": made["run"]["runId"], "taskKey": "first",
         "taskId": first.task_id, "runningTaskId": second.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
+        "hostCredentialId": host_token.partition(".")[0].rsplit("_", 1)[-1],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
         "artifactId": artifact["artifactId"], "announcedId": announced.ok(200)["artifactId"],
         "section": "guide", "document": "observing",
@@ -127,6 +133,18 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/tasks/{taskId}/cancel"): lambda world: {},
     ("POST", "/v1/tasks/{taskId}/retry"): lambda world: {},
     ("POST", "/v1/hosts/setup"): lambda world: {"hostName": "h"},
+    ("POST", "/v1/hosts"): lambda world: {"name": "h"},
+    ("POST", "/v1/hosts/prune"): lambda world: {"dryRun": True},
+    ("PATCH", "/v1/hosts/{hostId}"): lambda world: {"name": "another name"},
+    ("POST", "/v1/hosts/{hostId}/disable"): lambda world: {},
+    ("POST", "/v1/hosts/{hostId}/abandon"): lambda world: {"confirm": world.names["hostId"]},
+    ("POST", "/v1/hosts/{hostId}/credentials/rotate"): lambda world: {},
+    ("POST", "/v1/hosts/{hostId}/credentials/{hostCredentialId}/revoke"): lambda world: {},
+    ("PUT", "/v1/hosts/{hostId}/project-workspace-root"): lambda world: {"path": "/srv/projects"},
+    ("PUT", "/v1/hosts/{hostId}/project-bindings/{projectKey}"): lambda world: {"poolKeys": ["here"]},
+    ("POST", "/v1/sandboxes/{sandboxId}/drain"): lambda world: {},
+    ("POST", "/v1/sandboxes/{sandboxId}/stop"): lambda world: {},
+    ("POST", "/v1/sandboxes/{sandboxId}/abandon"): lambda world: {"confirm": world.names["sandboxId"]},
     ("POST", "/v1/artifacts"): lambda world: {"kind": "file"},
     ("POST", "/v1/sandboxes"): lambda world: {"name": "s"},
     ("POST", "/v1/auth/browser-link"): lambda world: {"code": "none.at-all"},
@@ -182,6 +200,9 @@ for _path, _holds in {
     "/v1/tasks/{taskId}/result": "outputs", "/v1/tasks/{taskId}/logs": "logs",
     "/v1/tasks/{taskId}/activity": "events", "/v1/hosts": "hosts", "/v1/hosts/{hostId}": "autoBind",
     "/v1/hosts/{hostId}/pools": "hostPools", "/v1/sandboxes": "sandboxes",
+    "/v1/hosts/{hostId}/credentials": "credentials",
+    "/v1/hosts/{hostId}/credentials/{hostCredentialId}": "tokenPrefix",
+    "/v1/hosts/{hostId}/project-bindings": "bindings",
     "/v1/tasks/{taskId}/messages": "messages", "/v1/tasks/{taskId}/permissions": "permissions",
     "/v1/permissions": "permissions", "/v1/permissions/{permissionRequestId}": "prompt",
     "/v1/sandboxes/{sandboxId}": "liveness", "/v1/tasks/{taskId}/workpad": "version",
@@ -362,6 +383,149 @@ def _setup(world: World, path: str) -> Answer:
     assert (made["host"]["name"], made["host"]["status"]) == ("mine", "created")
     assert made["rawCredential"].startswith(made["credential"]["tokenPrefix"])
     assert "rawCredential" not in world.api.get(f"/v1/hosts/{made['host']['hostId']}").ok()
+    return answer
+
+
+@case("POST", "/v1/hosts")
+def _create_host(world: World, path: str) -> Answer:
+    answer = world.api.post(path, {"name": "bare", "autoBind": True})
+    made = answer.ok(201)
+    assert (made["name"], made["status"], made["autoBind"]) == ("bare", "created", True)
+    assert world.api.get(f"/v1/hosts/{made['hostId']}/credentials").ok()["credentials"] == []
+    return answer
+
+
+@case("PATCH", "/v1/hosts/{hostId}")
+def _patch_host(world: World, path: str) -> Answer:
+    host_id, _ = world.api.host()
+    answer = world.api.patch(path.format(hostId=host_id), {"name": "n", "metadata": {"rack": 1}})
+    assert (answer.ok(200)["name"], answer.json["metadata"]) == ("n", {"rack": 1})
+    return answer
+
+
+@case("DELETE", "/v1/hosts/{hostId}")
+def _delete_host(world: World, path: str) -> Answer:
+    made = world.api.post("/v1/hosts", {}).ok(201)
+    answer = world.api.delete(path.format(**made))
+    assert answer.ok(200) == {"status": "deleted", "hostId": made["hostId"], "blockers": []}
+    world.api.get(path.format(**made)).refused("not_found")
+    return answer
+
+
+@case("POST", "/v1/hosts/{hostId}/disable")
+def _disable_host(world: World, path: str) -> Answer:
+    answer = world.api.post(path.format(hostId=world.api.host()[0]), {"reason": "broken fan"})
+    assert (answer.ok(200)["host"]["status"], answer.json["sandboxIds"]) == ("disabled", [])
+    return answer
+
+
+@case("POST", "/v1/hosts/{hostId}/enable")
+def _enable_host(world: World, path: str) -> Answer:
+    host_id, _ = world.api.host()
+    world.api.post(f"/v1/hosts/{host_id}/disable").ok(200)
+    answer = world.api.post(path.format(hostId=host_id))
+    assert answer.ok(200)["status"] == "created"
+    return answer
+
+
+@case("POST", "/v1/hosts/{hostId}/abandon")
+def _abandon_host(world: World, path: str) -> Answer:
+    host_id, _ = world.api.host()
+    answer = world.api.post(path.format(hostId=host_id), {"confirm": host_id})
+    assert answer.ok(200)["host"]["status"] == "disabled"
+    return answer
+
+
+@case("POST", "/v1/hosts/prune")
+def _prune(world: World, path: str) -> Answer:
+    answer = world.api.post(path, {"dryRun": True, "offlineS": 10**9})
+    assert answer.ok(200) == {"dryRun": True, "hosts": [], "kept": []}
+    return answer
+
+
+@case("POST", "/v1/hosts/{hostId}/credentials/rotate")
+def _rotate(world: World, path: str) -> Answer:
+    host_id, raw = world.api.host()
+    answer = world.api.post(path.format(hostId=host_id), {"graceS": 0})
+    made = answer.ok(200)
+    assert made["rawCredential"] != raw
+    assert made["rawCredential"].startswith(made["credential"]["tokenPrefix"])
+    assert [c["status"] for c in made["replaced"]] == ["revoked"]
+    return answer
+
+
+@case("POST", "/v1/hosts/{hostId}/credentials/{hostCredentialId}/revoke")
+def _revoke(world: World, path: str) -> Answer:
+    host_id, raw = world.api.host()
+    names = {"hostId": host_id, "hostCredentialId": raw.partition(".")[0].rsplit("_", 1)[-1]}
+    answer = world.api.post(path.format(**names), {"reason": "lost laptop"})
+    assert (answer.ok(200)["status"], answer.json["reason"]) == ("revoked", "lost laptop")
+    return answer
+
+
+@case("PUT", "/v1/hosts/{hostId}/project-workspace-root")
+def _put_root(world: World, path: str) -> Answer:
+    host_id, _ = world.api.host()
+    answer = world.api.put(path.format(hostId=host_id), {"path": "/srv/projects"})
+    assert answer.ok(200)["projectWorkspaceRoot"] == "/srv/projects"
+    return answer
+
+
+@case("PUT", "/v1/hosts/{hostId}/project-bindings/{projectKey}")
+def _bind(world: World, path: str) -> Answer:
+    project = world.api.project()
+    answer = world.api.put(
+        path.format(hostId=world.names["hostId"], projectKey=project), {"poolKeys": ["here"]}
+    )
+    assert (answer.ok(201)["projectKey"], answer.json["poolKeys"]) == (project, ["here"])
+    return answer
+
+
+@case("DELETE", "/v1/hosts/{hostId}/project-bindings/{projectKey}")
+def _unbind(world: World, path: str) -> Answer:
+    where = path.format(hostId=world.names["hostId"], projectKey=world.api.project())
+    world.api.put(where, {"poolKeys": ["here"]}).ok(201)
+    answer = world.api.delete(where)
+    assert answer.ok(200)["status"] == "deleted"
+    world.api.delete(where).refused("not_found")
+    return answer
+
+
+@case("POST", "/v1/sandboxes/{sandboxId}/drain")
+def _drain(world: World, path: str) -> Answer:
+    with sandbox(world.api, adapters=[adapter()]) as peer:
+        answer = world.api.post(path.format(sandboxId=peer.sandbox_id), {"reason": "enough"})
+        assert answer.ok(200)["sandbox"]["status"] == "draining"
+        assert peer.expect(Drain).reason == "enough"
+    return answer
+
+
+@case("POST", "/v1/sandboxes/{sandboxId}/stop")
+def _stop(world: World, path: str) -> Answer:
+    who, own = world.api.host(), adapter()
+    with host(world.api, who, pool("a", own)) as peer:
+        world.api.graph(task("only", own))
+        launch = peer.launched()
+        answer = world.api.post(path.format(sandboxId=launch.sandbox_id))
+        assert answer.ok(200)["sandbox"]["status"] == "stopping"
+        assert peer.expect(Stop).instance_id == launch.instance_id
+    return answer
+
+
+@case("DELETE", "/v1/sandboxes/{sandboxId}")
+def _delete_sandbox(world: World, path: str) -> Answer:
+    sandbox_id, token = world.api.sandbox()
+    answer = world.api.delete(path.format(sandboxId=sandbox_id))
+    assert (answer.ok(200)["status"], answer.json["clearedAssignments"]) == ("deleted", 0)
+    world.api.get(path.format(sandboxId=sandbox_id)).refused("not_found")
+    return answer
+
+
+@case("POST", "/v1/sandboxes/{sandboxId}/abandon")
+def _abandon(world: World, path: str) -> Answer:
+    sandbox_id, _ = world.api.sandbox()
+    answer = world.api.post(path.format(sandboxId=sandbox_id), {"confirm": sandbox_id})
+    assert answer.ok(200)["status"] == "abandoned"
     return answer
 
 

@@ -281,9 +281,10 @@ def test_a_launch_that_the_host_never_heard_of_is_sent_again(api: Api) -> None:
         again = peer.launched()
         assert (again.lease_id, again.sandbox_id) == (first.lease_id, first.sandbox_id)
         assert again.sandbox_token != first.sandbox_token
-        for token in (first.sandbox_token, again.sandbox_token):
-            with sandbox(api, (again.sandbox_id, token), adapters=[own], max_concurrency=1):
-                pass
+        with sandbox(api, credential_of(again), adapters=[own], max_concurrency=1):
+            pass
+        blob = f"/v1/sandboxes/{again.sandbox_id}/blobs/x"
+        api.as_(first.sandbox_token).get(blob).refused("unauthorized")
         assert api.task(made)["status"] in ("QUEUED", "RUNNING")
 
 
@@ -322,9 +323,30 @@ def _beating(daemon: SandboxPeer, peer: HostPeer, kind: type[Any]) -> Any:
 
 
 def test_a_silent_sandbox_does_not_hold_its_place_in_the_pool(quick: Api) -> None:
-    """F20: written off without anybody's help, and replaced; welcome again if it was only cut off (F19)."""
+    """F20: written off without anybody's help, ended by its host, and replaced."""
     who, own = quick.host(), adapter()
     with host(quick, who, pool("a", own)) as peer:
+        made = one(quick, own)
+        launch = peer.launched()
+        with sandbox(quick, credential_of(launch), adapters=[own], max_concurrency=1) as daemon:
+            daemon.start()
+        stop = peer.expect(Stop, timeout_s=15)
+        assert (stop.instance_id, stop.drain) == (launch.instance_id, False)
+        assert quick.task(made)["attempts"][0]["state"] == "lost"
+        assert status_of(quick, launch.sandbox_id) == "stopping"
+        peer.tell(LeaseResult(lease_id=stop.lease_id, ok=True))
+        peer.exited(launch.instance_id, "killed")
+        replacement = peer.launched()
+        assert replacement.sandbox_id != launch.sandbox_id
+        assert status_of(quick, launch.sandbox_id) == "stopped"
+        with sandbox(quick, credential_of(replacement), adapters=[own], max_concurrency=1) as daemon:
+            assert daemon.start().task_id == made
+
+
+def test_a_sandbox_that_was_only_cut_off_is_welcome_again(quick: Api) -> None:
+    """F19: where its place is not needed, nobody ends it."""
+    who, own = quick.host(), adapter()
+    with host(quick, who, pool("a", own, max_instances=2)) as peer:
         made = one(quick, own)
         launch = peer.launched()
         with sandbox(quick, credential_of(launch), adapters=[own], max_concurrency=1) as daemon:

@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flakes.core.placement import Plan, Pool, ReadyClass, ReadyTask, Sandbox, Snapshot, plan
+from flakes.core.placement import (
+    Binding,
+    Plan,
+    Pool,
+    ReadyClass,
+    ReadyTask,
+    Sandbox,
+    Snapshot,
+    plan,
+)
 
 OWNERS = ["ann", "bob"]
 ADAPTERS = ["command", "pi"]
@@ -45,7 +54,7 @@ def sandbox(
 ) -> Sandbox:
     return Sandbox(
         name, owner, frozenset(adapters), frozenset(capabilities), slots,
-        slots if free is None else free, None if projects is None else frozenset(projects), accepting,
+        slots if free is None else free, frozenset(projects or ()), accepting, projects is None,
     )  # fmt: skip
 
 
@@ -65,7 +74,7 @@ def pool(
 ) -> Pool:
     return Pool(
         name, owner, adapter, frozenset(capabilities), concurrency, maximum, alive, launching, online,
-        None if projects is None else frozenset(projects), failure,
+        frozenset(projects or ()), failure, projects is None,
     )  # fmt: skip
 
 
@@ -123,24 +132,31 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         )
         for i in range(draw(st.integers(0, 4)))
     ]
-    return Snapshot(classes, sandboxes, pools)
+    return Snapshot(classes, sandboxes, pools, draw(st.just([]) | st.just([Binding("p1", "host", True)])))
 
 
-def fits(task: ReadyClass, place: Sandbox) -> bool:
+def serves(task: ReadyClass, place: Sandbox | Pool, snapshot: Snapshot) -> bool:
+    """A project bound anywhere goes where it is bound, and nowhere else."""
+    if any(binding.project_id == task.project_id for binding in snapshot.bindings):
+        return task.project_id in place.projects
+    return place.open
+
+
+def fits(task: ReadyClass, place: Sandbox, snapshot: Snapshot) -> bool:
     return (
         task.owner_id == place.owner_id
         and task.adapter in place.adapters
         and not task.capabilities - place.capabilities
-        and (place.projects is None or task.project_id in place.projects)
+        and serves(task, place, snapshot)
     )
 
 
-def pool_fits(task: ReadyClass, place: Pool) -> bool:
+def pool_fits(task: ReadyClass, place: Pool, snapshot: Snapshot) -> bool:
     return (
         task.owner_id == place.owner_id
         and task.adapter == place.adapter
         and not task.capabilities - place.capabilities
-        and (place.projects is None or task.project_id in place.projects)
+        and serves(task, place, snapshot)
     )
 
 
@@ -159,7 +175,7 @@ def test_never_over_a_slot_never_unfit_never_twice(snapshot: Snapshot) -> None:
     for placement in made.placements:
         chosen = by_id[placement.sandbox_id]
         assert chosen.accepting
-        assert fits(class_of[placement.task_id], chosen)
+        assert fits(class_of[placement.task_id], chosen, snapshot)
 
 
 @given(snapshots())
@@ -171,7 +187,7 @@ def test_no_fitting_slot_stays_free_while_a_task_waits(snapshot: Snapshot) -> No
         if all(task.task_id in placed for task in c.tasks):
             continue
         assert not [
-            s for s in snapshot.sandboxes if s.accepting and free[s.sandbox_id] and fits(c, s)
+            s for s in snapshot.sandboxes if s.accepting and free[s.sandbox_id] and fits(c, s, snapshot)
         ]
 
 
@@ -227,7 +243,7 @@ def test_launches_stay_within_their_pools_and_cover_the_demand(snapshot: Snapsho
     )
     for c in snapshot.classes:
         missing = c.depth - placed[c.class_id]
-        own = [p for p in snapshot.pools if pool_fits(c, p) and p.online]
+        own = [p for p in snapshot.pools if pool_fits(c, p, snapshot) and p.online]
         coming = sum(
             (p.instances_launching + counts.get(p.pool_id, 0)) * p.concurrency for p in own
         )
@@ -245,7 +261,7 @@ def test_no_pool_launches_more_than_all_its_classes_ask_for(snapshot: Snapshot) 
     made = plan(snapshot)
     for launch in made.launches:
         chosen = next(p for p in snapshot.pools if p.pool_id == launch.pool_id)
-        demand = sum(c.depth for c in snapshot.classes if pool_fits(c, chosen))
+        demand = sum(c.depth for c in snapshot.classes if pool_fits(c, chosen, snapshot))
         assert (launch.count - 1) * chosen.concurrency < demand
 
 
@@ -376,6 +392,50 @@ def test_why_the_project_is_not_bound() -> None:
     expected = ("project_not_bound", {"projectId": "project"})
     assert why(ready(1), [], [pool(projects=["other"])]) == expected
     assert why(ready(1), [sandbox("a", projects=["other"])]) == expected
+
+
+def bound_why(*bindings: Binding, pools: Sequence[Pool] = ()) -> tuple[str, dict[str, object]]:
+    made = plan(Snapshot([ready(1)], [sandbox("open")], [pool("open"), *pools], bindings))
+    assert not made.placements, "a bound project is placed where it is bound, and nowhere else"
+    assert not [launch for launch in made.launches if launch.pool_id == "open"]
+    (unplaced,) = made.unplaced
+    return unplaced.code, unplaced.facts
+
+
+def test_a_bound_project_goes_where_it_is_bound() -> None:
+    binding = Binding("project", "host", available=True, pool_ids=frozenset({"here"}))
+    own = [pool("here", projects=["project"])]
+    made = plan(Snapshot([ready(1)], [sandbox("open")], [pool("open"), *own], [binding]))
+    assert [launch.pool_id for launch in made.launches] == ["here"]
+    assert made.unplaced[0].code == "launch_in_flight"
+    places = [sandbox("open", 5), sandbox("bound", 1, projects=["project"])]
+    made = plan(Snapshot([ready(1)], places, own, [binding]))
+    assert [placement.sandbox_id for placement in made.placements] == ["bound"]
+    # One that is bound nowhere stays off the pools of others, and goes where it is open.
+    made = plan(Snapshot([ready(1, project="free")], places, own, [binding]))
+    assert [placement.sandbox_id for placement in made.placements] == ["open"]
+
+
+def test_why_a_bound_project_waits() -> None:
+    rootless = Binding("project", "h1", available=False, has_root=False)
+    assert bound_why(rootless) == (
+        "workspace_root_missing", {"projectId": "project", "bindings": 1, "hostId": "h1"},
+    )  # fmt: skip
+    bad = Binding("project", "h2", available=False, reason="workspace_not_found")
+    assert bound_why(rootless, bad) == ("binding_unavailable", {
+        "projectId": "project", "bindings": 2, "hostId": "h2", "reason": "workspace_not_found",
+    })  # fmt: skip
+    unseen = Binding("project", "h3", available=False)
+    assert bound_why(unseen)[1]["reason"] == "pending"
+    good = Binding("project", "h4", available=True, pool_ids=frozenset({"here"}))
+    assert bound_why(bad, good, pools=[pool("here", projects=["project"], online=False)]) == (
+        "no_host_online", {"pools": 1},
+    )  # fmt: skip
+    assert bound_why(good, pools=[pool("here", projects=["project"], adapter="pi")]) == (
+        "adapter_unavailable", {"adapter": "command", "available": ["pi"]},
+    )  # fmt: skip
+    failing = pool("here", projects=["project"], failure="no image")
+    assert bound_why(good, pools=[failing])[0] == "launch_failed"
 
 
 # ---- cost -----------------------------------------------------------------------------------------

@@ -79,6 +79,11 @@ HOST_UP = [
     host_stream.LeaseResult(lease_id="lease_1", ok=False, reason="no disk"),
     host_stream.InstanceExited(instance_id="instance_1"),
     host_stream.Heartbeat(instances=1),
+    host_stream.BindingReport(bindings=[
+        host_stream.BindingState(
+            binding_id="binding_1", revision=2, available=False, reason="workspace_not_found"
+        ),
+    ]),
 ]  # fmt: skip
 HOST_DOWN = [
     host_stream.Welcome(protocol=1, heartbeat_s=15, server_time_ms=0, pools={"p": "pool_1"}),
@@ -87,6 +92,9 @@ HOST_DOWN = [
         sandbox_token="secret",
     ),
     host_stream.Stop(lease_id="lease_2", instance_id="instance_1", drain=True, reason="idle"),
+    host_stream.Bindings(root="/srv", bindings=[
+        host_stream.Binding(binding_id="binding_1", revision=2, project_key="a", pool_keys=["p"]),
+    ]),
 ]  # fmt: skip
 STREAMS = [
     (sandbox_stream.Upstream, SANDBOX_UP),

@@ -38,9 +38,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "permissions": ("permissions:permissions", "See what tasks ask for, and answer."),
     "ask": ("ask:ask", "Inside a running task: ask its owner for permission, and wait for the answer."),
     "inbox": ("ask:inbox", "Inside a running task: print the messages that it has not read yet."),
-    "projects": ("projects:projects", "List, create and archive projects."),
-    "hosts": ("hosts:hosts", "See the machines that do the work."),
-    "sandboxes": ("sandboxes:sandboxes", "See where tasks run."),
+    "projects": ("projects:projects", "List, create, archive projects, and bind them to hosts."),
+    "hosts": ("hosts:hosts", "See the machines that do the work, and let them go."),
+    "sandboxes": ("sandboxes:sandboxes", "See where tasks run; drain, stop and delete."),
     "auth": ("auth:auth", "Sign in and out; show the credential in use; manage sessions and API keys."),
     "config": ("config:config", "Print annotated configuration files."),
     "doctor": (
@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Check what Flakes needs on this machine. Exit 0 when nothing is wrong.",
     ),
     "server": ("processes:server", "Run a control plane in the foreground."),
-    "host": ("processes:host", "Run this machine as a host."),
+    "host": ("host:host", "Set this machine up as a host, run it, look at it."),
     "sandbox": ("processes:sandbox", "Run a sandbox daemon in the foreground."),
 }
 

@@ -22,19 +22,20 @@ from flakes.client import logs as log_stream
 from flakes.client.accounts import AccountMethods
 from flakes.client.artifacts import ArtifactMethods
 from flakes.client.events import Notice
+from flakes.client.fleet import FleetMethods
 from flakes.client.pictures import PictureMethods
 from flakes.client.steering import SteeringMethods
 from flakes.client.transport import Address, Transport, error_of
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
 from flakes.core.task import TERMINAL as TASK_TERMINAL
-from flakes.wire import hosts, projects, runs, tasks
+from flakes.wire import projects, runs, tasks
 from flakes.wire.errors import ApiError
 from flakes.wire.events import Event, Events
 from flakes.wire.metrics import RunMetrics
 
 
-class Client(AccountMethods, ArtifactMethods, PictureMethods, SteeringMethods):
+class Client(AccountMethods, ArtifactMethods, FleetMethods, PictureMethods, SteeringMethods):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 
     `locate` is asked for a new address when the connection is refused (a local session may move).
@@ -329,41 +330,6 @@ class Client(AccountMethods, ArtifactMethods, PictureMethods, SteeringMethods):
         params = {"after": after, "limit": limit}
         return await self._transport.call(
             "GET", _path("tasks", task_id, "activity"), Events, params=params
-        )
-
-    # Fleet
-
-    async def list_hosts(
-        self, *, limit: int | None = None, cursor: str | None = None
-    ) -> hosts.Hosts:
-        params = {"limit": limit, "cursor": cursor}
-        return await self._transport.call("GET", "/v1/hosts", hosts.Hosts, params=params)
-
-    async def get_host(self, host_id: str) -> hosts.Host:
-        return await self._transport.call("GET", _path("hosts", host_id), hosts.Host)
-
-    async def host_pools(self, host_id: str) -> hosts.HostPools:
-        path = _path("hosts", host_id, "pools")
-        return await self._transport.call("GET", path, hosts.HostPools)
-
-    async def setup_host(self, body: hosts.HostSetup) -> hosts.HostSetupAnswer:
-        return await self._transport.call(
-            "POST", "/v1/hosts/setup", hosts.HostSetupAnswer, body=body, keyed=True
-        )
-
-    async def list_sandboxes(
-        self, *, limit: int | None = None, cursor: str | None = None
-    ) -> hosts.Sandboxes:
-        params = {"limit": limit, "cursor": cursor}
-        return await self._transport.call("GET", "/v1/sandboxes", hosts.Sandboxes, params=params)
-
-    async def get_sandbox(self, sandbox_id: str) -> hosts.Sandbox:
-        return await self._transport.call("GET", _path("sandboxes", sandbox_id), hosts.Sandbox)
-
-    async def post_sandbox(self, name: str) -> hosts.SandboxPostAnswer:
-        body = hosts.SandboxPost(name=name)
-        return await self._transport.call(
-            "POST", "/v1/sandboxes", hosts.SandboxPostAnswer, body=body, keyed=True
         )
 
     # Following

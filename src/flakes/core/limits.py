@@ -73,6 +73,11 @@ PAGE_LENGTH_MAX: Final = 200
 LOG_PAGE_LENGTH_MAX: Final = 1_000
 
 POOLS_PER_HOST_MAX: Final = 64
+BINDINGS_PER_HOST_MAX: Final = 256
+HOST_PATH_LENGTH_MAX: Final = 1_024
+"""An absolute path on a host."""
+CREDENTIALS_PER_HOST_MAX: Final = 8
+"""That work at the same time: one in use and those it takes the place of."""
 CONCURRENCY_MAX: Final = 1_024
 
 EXPORTS_AT_ONCE_MAX: Final = 2

@@ -5,6 +5,9 @@ fit the same sandboxes, so a class that cannot be placed is considered once, not
 Cost: O(classes x distinct sandbox shapes + tasks + sandboxes). The plan may be stale when it is applied;
 the store re-checks every row, so a stale plan places less, never wrongly.
 
+Projects: one that is bound to pools is placed there and nowhere else; one that is bound nowhere is placed on
+whatever is open (hosts that bind by themselves, sandboxes run by hand).
+
 Fairness: owners take turns, then runs of one owner take turns; within a run the higher priority goes
 first, then the older task. A turn is used up by a placement only: tasks that fit nowhere cost their run
 nothing. Sandboxes: the one with the most free slots first, so work spreads out.
@@ -43,7 +46,8 @@ class ReadyClass:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A connected sandbox that may take work. `projects` None means every project of its owner."""
+    """A connected sandbox that may take work: of the projects bound to its pool, and, when it is open, of
+    every project of its owner that is bound nowhere."""
 
     sandbox_id: str
     owner_id: str
@@ -51,14 +55,15 @@ class Sandbox:
     capabilities: frozenset[str]
     slots: int
     free: int
-    projects: frozenset[str] | None = None
+    projects: frozenset[str] = frozenset()
     accepting: bool = True
     """False while it drains or its link is suspect: it counts as capacity but gets nothing new."""
+    open: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """What a host could still launch."""
+    """What a host could still launch; `projects` and `open` as in `Sandbox`."""
 
     pool_id: str
     owner_id: str
@@ -69,18 +74,33 @@ class Pool:
     instances_alive: int
     instances_launching: int
     online: bool
-    projects: frozenset[str] | None = None
+    projects: frozenset[str] = frozenset()
     launch_failure: str | None = None
     """Why the last launch failed while its back-off still runs; nothing is launched meanwhile."""
+    open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A project and the pools of one host that may serve it. Only an available one lets it be placed."""
+
+    project_id: str
+    host_id: str
+    available: bool
+    has_root: bool = True
+    """Whether the host has a project root, below which the project's directory would be."""
+    reason: str | None = None
+    pool_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a placement looks at."""
+    """All that a placement looks at. `bindings` are those of the projects of `classes`."""
 
     classes: Sequence[ReadyClass]
     sandboxes: Sequence[Sandbox]
     pools: Sequence[Pool] = ()
+    bindings: Sequence[Binding] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +131,19 @@ class Plan:
     unplaced: tuple[Unplaced, ...]
 
 
+_Bound = dict[str, list[Binding]]
+"""Bindings by project."""
+
+
 def plan(snapshot: Snapshot) -> Plan:
     """Place what fits, launch what is missing, and say why the rest waits."""
     free = {s.sandbox_id: s.free for s in snapshot.sandboxes if s.accepting and s.free > 0}
     shapes = _shapes(snapshot.sandboxes)
+    bound: _Bound = {}
+    for binding in snapshot.bindings:
+        bound.setdefault(binding.project_id, []).append(binding)
     fits = {
-        ready.class_id: tuple(i for i, shape in enumerate(shapes) if _fits(ready, shape[0]))
+        ready.class_id: tuple(i for i, shape in enumerate(shapes) if _fits(ready, shape[0], bound))
         for ready in snapshot.classes
     }
     # Classes that fit the same shapes share one rotation of sandboxes, which keeps a placement's cost
@@ -137,10 +164,10 @@ def plan(snapshot: Snapshot) -> Plan:
             continue
         placements.append(Placement(task.task_id, sandbox_id))
         placed[ready.class_id] += 1
-    launches, in_flight = _launches(snapshot, placed)
+    launches, in_flight = _launches(snapshot, placed, bound)
     left = [_Capacity.of(shape, free) for shape in shapes]
     unplaced = tuple(
-        _why(ready, [left[i] for i in fits[ready.class_id]], snapshot, in_flight)
+        _why(ready, [left[i] for i in fits[ready.class_id]], snapshot, in_flight, bound)
         for ready in snapshot.classes
         if placed[ready.class_id] < ready.depth
     )
@@ -151,7 +178,9 @@ def _shapes(sandboxes: Iterable[Sandbox]) -> list[list[Sandbox]]:
     """Sandboxes that fit the same classes, together."""
     shapes: defaultdict[object, list[Sandbox]] = defaultdict(list)
     for sandbox in sandboxes:
-        shape = (sandbox.owner_id, sandbox.adapters, sandbox.capabilities, sandbox.projects)
+        shape = (
+            sandbox.owner_id, sandbox.adapters, sandbox.capabilities, sandbox.projects, sandbox.open,
+        )  # fmt: skip
         shapes[shape].append(sandbox)
     return list(shapes.values())
 
@@ -225,25 +254,32 @@ def _fair_order(
             turns.append(runs_of_owner)
 
 
-def _fits(ready: ReadyClass, sandbox: Sandbox) -> bool:
+def _fits(ready: ReadyClass, sandbox: Sandbox, bound: _Bound) -> bool:
     return (
         ready.owner_id == sandbox.owner_id
         and ready.adapter in sandbox.adapters
         and ready.capabilities <= sandbox.capabilities
-        and (sandbox.projects is None or ready.project_id in sandbox.projects)
+        and _serves(ready, sandbox, bound)
     )
 
 
-def _pool_fits(ready: ReadyClass, pool: Pool) -> bool:
+def _pool_fits(ready: ReadyClass, pool: Pool, bound: _Bound) -> bool:
     return (
         ready.owner_id == pool.owner_id
         and ready.adapter == pool.adapter
         and ready.capabilities <= pool.capabilities
-        and (pool.projects is None or ready.project_id in pool.projects)
+        and _serves(ready, pool, bound)
     )
 
 
-def _launches(snapshot: Snapshot, placed: dict[int, int]) -> tuple[list[Launch], dict[str, int]]:
+def _serves(ready: ReadyClass, place: Sandbox | Pool, bound: _Bound) -> bool:
+    """Whether work of the project may run there at all."""
+    return ready.project_id in place.projects if ready.project_id in bound else place.open
+
+
+def _launches(
+    snapshot: Snapshot, placed: dict[int, int], bound: _Bound
+) -> tuple[list[Launch], dict[str, int]]:
     """ceil(demand / concurrency) instances per pool, less those on their way, within its maximum."""
     demand: defaultdict[str, int] = defaultdict(int)
     in_flight = {pool.pool_id: pool.instances_launching for pool in snapshot.pools}
@@ -252,7 +288,7 @@ def _launches(snapshot: Snapshot, placed: dict[int, int]) -> tuple[list[Launch],
         missing = ready.depth - placed[ready.class_id]
         if missing <= 0:
             continue
-        candidates = [p for p in snapshot.pools if p.online and _pool_fits(ready, p)]
+        candidates = [p for p in snapshot.pools if p.online and _pool_fits(ready, p, bound)]
         candidates.sort(key=lambda p: (p.launch_failure is not None, p.instances_alive, p.pool_id))
         for pool in candidates:
             room = (pool.instances_max - pool.instances_alive) * pool.concurrency
@@ -276,10 +312,14 @@ def _launches(snapshot: Snapshot, placed: dict[int, int]) -> tuple[list[Launch],
 
 
 def _why(
-    ready: ReadyClass, fits: Sequence[_Capacity], snapshot: Snapshot, in_flight: dict[str, int]
+    ready: ReadyClass,
+    fits: Sequence[_Capacity],
+    snapshot: Snapshot,
+    in_flight: dict[str, int],
+    bound: _Bound,
 ) -> Unplaced:
     """The most useful reason, looked for in this order: capacity busy, on its way, failed, absent."""
-    own_pools = [pool for pool in snapshot.pools if _pool_fits(ready, pool)]
+    own_pools = [pool for pool in snapshot.pools if _pool_fits(ready, pool, bound)]
     launching = sum(in_flight[pool.pool_id] for pool in own_pools)
     facts: dict[str, object] = {
         "slots": sum(capacity.slots for capacity in fits),
@@ -299,18 +339,36 @@ def _why(
     if own_pools:
         # Its instances exist and are not connected: nothing may be launched in their place yet.
         return Unplaced(ready.class_id, "pool_at_limit", facts)
-    return _absent(ready, snapshot)
+    return _unbound(ready, bound) or _absent(ready, snapshot, bound)
 
 
-def _absent(ready: ReadyClass, snapshot: Snapshot) -> Unplaced:
+def _unbound(ready: ReadyClass, bound: _Bound) -> Unplaced | None:
+    """What is wrong with the bindings of a bound project, when none of them is usable."""
+    own = bound.get(ready.project_id, [])
+    if not own or any(binding.available for binding in own):
+        return None
+    facts: dict[str, object] = {"projectId": ready.project_id, "bindings": len(own)}
+    rooted = [binding for binding in own if binding.has_root]
+    if not rooted:
+        facts["hostId"] = own[0].host_id
+        return Unplaced(ready.class_id, "workspace_root_missing", facts)
+    facts |= {"hostId": rooted[0].host_id, "reason": rooted[0].reason or "pending"}
+    return Unplaced(ready.class_id, "binding_unavailable", facts)
+
+
+def _absent(ready: ReadyClass, snapshot: Snapshot, bound: _Bound) -> Unplaced:
     """What is missing when neither a sandbox nor a pool of the owner fits."""
+    # A bound project looks no further than its pools; what else there is does not matter to it.
+    narrow = ready.project_id in bound
     offers = [
         (frozenset({p.adapter}), p.capabilities)
         for p in snapshot.pools
-        if p.owner_id == ready.owner_id
+        if p.owner_id == ready.owner_id and (not narrow or ready.project_id in p.projects)
     ]
     offers += [
-        (s.adapters, s.capabilities) for s in snapshot.sandboxes if s.owner_id == ready.owner_id
+        (s.adapters, s.capabilities)
+        for s in snapshot.sandboxes
+        if s.owner_id == ready.owner_id and (not narrow or ready.project_id in s.projects)
     ]
     if not offers:
         return Unplaced(ready.class_id, "no_host_online", {"pools": 0})

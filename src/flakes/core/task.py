@@ -170,3 +170,8 @@ def judge(
         return Verdict(E.FAILED)
     delay_s = retry.backoff_s(attempts.attempt, attempts.backoff_s, attempts.backoff_s_max, jitter)
     return Verdict(E.REQUEUED, delay_s=delay_s, counts_as_attempt=True)
+
+
+def withdrawn(*, cancel_requested: bool) -> Verdict:
+    """What taking an offer back, that nobody had accepted, does to its task: nothing was lost."""
+    return Verdict(E.CANCELLED if cancel_requested else E.REQUEUED)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
 import os
 import platform
 import secrets
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Final, TextIO, cast
 
@@ -22,7 +24,9 @@ import uvloop
 
 from flakes import __version__
 from flakes.host import pools
+from flakes.host.bindings import Projects
 from flakes.host.instances import Instances
+from flakes.host.privacy import Privacy
 from flakes.host.providers import PROVIDERS
 from flakes.host.providers.base import Provider
 from flakes.host.provisioning import Provisioning
@@ -33,6 +37,7 @@ from flakes.wire.config import HostConfig, PoolConfig
 from flakes.wire.errors import ApiError
 from flakes.wire.host_stream import (
     PROTOCOL,
+    Bindings,
     Downstream,
     Hello,
     Launch,
@@ -47,15 +52,19 @@ DAEMON_ARGV: Final = (sys.executable, "-P", "-m", "flakes.sandbox")
 log = structlog.get_logger("flakes.host")
 
 
-def run(config: HostConfig, *, daemon_argv: tuple[str, ...] = DAEMON_ARGV) -> int:
+def run(
+    config: HostConfig, *, daemon_argv: tuple[str, ...] = DAEMON_ARGV, path: Path | None = None
+) -> int:
     """Run the host until it is told to end; the exit code. Raises `ApiError` (`config_invalid`) before
-    anything was started. `daemon_argv` is the command that `--config <sandbox.toml>` is appended to."""
+    anything was started. `daemon_argv` is the command that `--config <sandbox.toml>` is appended to;
+    `path` is where the configuration came from."""
     configure_logs(config.log_format)
     providers = {name: make() for name, make in PROVIDERS.items()}
-    state_dir = state_directory(config)
-    hidden = [state_dir.resolve(), Path(config.credential_file).resolve()]
-    pools.check(config.pools, providers, hidden)
-    stream_urls(config)
+    with configuration.locating(path) if path else contextlib.nullcontext():
+        state_dir = state_directory(config)
+        hidden = [state_dir.resolve(), Path(config.credential_file).resolve()]
+        pools.check(config.pools, providers, hidden)
+        stream_urls(config)
     configuration.credential(Path(config.credential_file))
     lock = _lock(state_dir)
     try:
@@ -109,7 +118,7 @@ def command(argv: list[str]) -> int:
     running.add_argument("--config", type=Path, required=True, metavar="PATH")
     path: Path = parser.parse_args(argv).config
     try:
-        return run(configuration.load(path, HostConfig))
+        return run(configuration.load(path, HostConfig), path=path)
     except ApiError as error:
         sys.stderr.write(f"error: {error.message}\nfix: {error.fix}\n")
         return error.exit_code
@@ -159,8 +168,14 @@ async def _serve(
             provisioning.launch(order)
         elif isinstance(order, Stop):
             provisioning.stop(order)
+        elif isinstance(order, Bindings):
+            projects.take(order)
 
-    uplink = Uplink(config, hello, welcomed, receive, count=lambda: provisioning.count())
+    uplink = Uplink(
+        config, hello, welcomed, receive,
+        count=lambda: provisioning.count(), outgoing=Privacy(config, state_dir).outgoing,
+    )  # fmt: skip
+    projects = Projects([pool.pool_key for pool in config.pools], uplink.report)
     provisioning = Provisioning(
         config,
         Instances(state_dir),
@@ -173,13 +188,42 @@ async def _serve(
     # The first inventory must be whole, so what exists is found before the line goes up.
     await provisioning.adopt()
     line = asyncio.create_task(uplink.run())
+    looking = asyncio.create_task(projects.watch())
     await end.wait()
+    looking.cancel()
     log.info("host_stopping", instances=provisioning.count())
     await provisioning.shutdown()
     await uplink.close()
     line.cancel()
-    await asyncio.gather(line, return_exceptions=True)
+    await asyncio.gather(line, looking, return_exceptions=True)
     log.info("host_stopped")
+
+
+def is_running(state_dir: Path) -> bool:
+    """Whether a host process works in that directory now."""
+    try:
+        lock = os.open(state_dir / "host.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _take(lock: int) -> None:
+    """Lock, or `BlockingIOError`; `is_running` holds it for a moment."""
+    for pause_s in (0.02, 0.05, 0.1, None):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
 
 
 def _lock(state_dir: Path) -> int:
@@ -195,7 +239,7 @@ def _lock(state_dir: Path) -> int:
             "point stateDir to a directory that this user may write to",
         ) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(lock)
     except BlockingIOError:
         os.close(lock)
         raise ApiError(

@@ -69,7 +69,9 @@ class Provisioning:
         self._stop_leases: dict[str, set[str]] = {}
         """Leases to answer when an instance has ended."""
         self._early_stops: dict[str, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._cleaning: set[str] = set()
+        """Leases whose leftovers are being removed."""
+        self._tasks: set[asyncio.Task[object]] = set()
         self._starts = asyncio.Semaphore(LAUNCHES_AT_ONCE)
         self._closing = False
 
@@ -112,12 +114,35 @@ class Provisioning:
         self._supervisors[record.instance_id] = supervisor
         self._spawn(self._oversee(supervisor))
 
-    async def _clear(self, directory: Path) -> None:
-        """Nothing should run in a leftover; look all the same, then delete it."""
+    async def _clear(self, directory: Path) -> list[int | str]:
+        """Nothing should run in a leftover; look all the same, then delete it. The pids (or
+        names) that would not die."""
         spec = LaunchSpec(directory.name, directory.name, (str(directory),), directory, directory)
+        left: list[int | str] = []
         for provider in self._providers.values():
-            await provider.cleanup(spec, 0, "")
+            left += await provider.cleanup(spec, 0, "")
         await asyncio.to_thread(self._instances.remove, directory)
+        return left
+
+    async def _clean_up(self, order: Stop) -> None:
+        """Leave nothing behind of an instance that ended, or was never here; say so, or what is left."""
+        try:
+            directory = self._instances.directory(order.instance_id)
+            left = await self._clear(directory) if directory.exists() else []
+            problem = f"processes {left} could not be killed" if left else ""
+            if not problem and directory.exists():
+                problem = "its directory could not be removed"
+        except UnsafeIdError:
+            problem = ""  # nothing here ever had such a name
+        except OSError as error:
+            problem = f"its leftovers could not be removed: {error.strerror}"
+        finally:
+            self._cleaning.discard(order.lease_id)
+        self._answer(order.lease_id, problem)
+        if not problem:
+            gone = self._ended.get(order.instance_id)
+            reason = gone.reason if gone else "there is no such instance on this host"
+            self._report(InstanceExited(instance_id=order.instance_id, reason=reason))
 
     # ---- orders
 
@@ -125,6 +150,9 @@ class Provisioning:
         """Start an instance; the answer is a `LeaseResult`, sooner or later."""
         known = self._results.get(order.lease_id)
         if known is not None:
+            # The answer got lost, and so did the token that was sent with the question before.
+            if order.instance_id in self._supervisors:
+                self._renew_token(order)
             self._report(known)
             self._repeat_end(order.instance_id)
         elif order.instance_id in self._launching:
@@ -152,10 +180,9 @@ class Provisioning:
             self._report(self._results[order.lease_id])
             self._repeat_end(order.instance_id)
         elif supervisor is None and order.instance_id not in self._launching:
-            self._answer(order.lease_id)
-            gone = self._ended.get(order.instance_id)
-            reason = gone.reason if gone else "there is no such instance on this host"
-            self._report(InstanceExited(instance_id=order.instance_id, reason=reason))
+            if order.lease_id not in self._cleaning:
+                self._cleaning.add(order.lease_id)
+                self._spawn(self._clean_up(order))
         else:
             self._stop_leases.setdefault(order.instance_id, set()).add(order.lease_id)
             log.info("stop_ordered", instance=order.instance_id, drain=order.drain)
@@ -238,6 +265,7 @@ class Provisioning:
         """Follow an instance to its end, clear up after it, and tell."""
         instance_id = supervisor.record.instance_id
         reason = await supervisor.run()
+        problem = f"processes {supervisor.left} could not be killed" if supervisor.left else ""
         unheard = self._closing and not self._is_connected()
         if not (unheard and supervisor.stopping and not supervisor.record.stopping):
             directory = self._instances.directory(instance_id)
@@ -245,14 +273,17 @@ class Provisioning:
                 await asyncio.to_thread(self._instances.remove, directory)
             except OSError as error:
                 log.error("directory_not_removed", instance=instance_id, error=str(error))
+            if not problem and directory.exists():
+                problem = "its directory could not be removed"
         del self._supervisors[instance_id]
         ended = msgspec.structs.replace(
             supervisor.report(), state="exited", reason=reason[:REASON_LENGTH_MAX]
         )
         self._remember_end(ended)
         for lease_id in self._stop_leases.pop(instance_id, set()):
-            self._answer(lease_id)
-        self._report(InstanceExited(instance_id=instance_id, reason=ended.reason))
+            self._answer(lease_id, problem)
+        left = bool(problem)
+        self._report(InstanceExited(instance_id=instance_id, reason=ended.reason, left=left))
 
     def _renew_token(self, order: Launch) -> None:
         """A repeated launch may bring another token: the daemon reads it at its next connect."""
@@ -280,12 +311,12 @@ class Provisioning:
         if ended:
             self._report(InstanceExited(instance_id=instance_id, reason=ended.reason))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -49,6 +50,8 @@ class Supervisor:
         self._stop_reason = ""
         self._deaths: deque[float] = deque(maxlen=DEATHS_MAX)
         self._last_death = ""
+        self.left: Sequence[int | str] = ()
+        """After `run`: pids (or names) of what would not die."""
 
     @property
     def stopping(self) -> bool:
@@ -105,14 +108,14 @@ class Supervisor:
         """Watch the daemon until the instance has ended and nothing of it is left; why it ended."""
         reason = await self._watch()
         if self._handle:
-            left = await self._provider.stop(self._handle, STOP_GRACE_S)
+            self.left = await self._provider.stop(self._handle, STOP_GRACE_S)
         else:
-            left = await self._provider.cleanup(self._spec, self.record.pid, self.record.start)
+            self.left = await self._provider.cleanup(self._spec, self.record.pid, self.record.start)
         self.state = "exited"
         self._note(pid=0, start="")
-        if left:
-            log.error("processes_left", instance=self.record.instance_id, pids=left)
-            reason += f"; processes {left} could not be killed"
+        if self.left:
+            log.error("processes_left", instance=self.record.instance_id, pids=self.left)
+            reason += f"; processes {self.left} could not be killed"
         log.info("instance_ended", instance=self.record.instance_id, reason=reason)
         return reason
 

@@ -56,7 +56,8 @@ class _NoWelcomeError(Exception):
 
 class Uplink:
     """`hello` builds the first frame at each connect, `welcomed` gets it back with its answer, `receive`
-    gets every order, `count` says how many instances there are. All are called on the event loop and do not block."""
+    gets every order, `count` says how many instances there are, `outgoing` makes of a message what may
+    leave the machine. All are called on the event loop and do not block."""
 
     def __init__(
         self,
@@ -66,6 +67,7 @@ class Uplink:
         receive: Callable[[Downstream], None],
         *,
         count: Callable[[], int],
+        outgoing: Callable[[Upstream], Upstream] = lambda message: message,
     ) -> None:
         self._urls = Rotation(stream_urls(config), random.randrange(1_000))  # noqa: S311
         self._credential_file = Path(config.credential_file)
@@ -73,6 +75,7 @@ class Uplink:
         self._welcomed = welcomed
         self._receive = receive
         self._count = count
+        self._outgoing = outgoing
         self._connection: ClientConnection | None = None
         self._outbox: asyncio.Queue[Upstream] | None = None
         self._is_welcome = asyncio.Event()
@@ -198,10 +201,10 @@ class Uplink:
     async def _send_reports(
         self, connection: ClientConnection, hello: Hello, outbox: asyncio.Queue[Upstream]
     ) -> None:
-        await _send(connection, hello)
+        await _send(connection, self._outgoing(hello))
         while True:
             message = await outbox.get()
-            await _send(connection, message)
+            await _send(connection, self._outgoing(message))
             outbox.task_done()
 
     async def _send_heartbeats(self) -> None:

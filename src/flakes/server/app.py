@@ -18,9 +18,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from flakes.server import console, openapi
 from flakes.server.api import (
     artifacts,
+    bindings,
     documents,
     events,
     fleet,
+    host_credentials,
+    hosts,
     messages,
     observation,
     operations,
@@ -50,6 +53,7 @@ ENDPOINTS: list[Endpoint] = [
     *artifacts.ENDPOINTS, *observation.ENDPOINTS, *documents.ENDPOINTS,
     *browser.ENDPOINTS, *password_sign_in.ENDPOINTS, *account.ENDPOINTS, *keys.ENDPOINTS,
     *device.ENDPOINTS, *oidc.ENDPOINTS,
+    *hosts.ENDPOINTS, *host_credentials.ENDPOINTS, *bindings.ENDPOINTS,
 ]  # fmt: skip
 
 

@@ -83,11 +83,12 @@ class Plane:
         self.provider = Provider(config.oidc) if config.oidc is not None else None
         self._identities: dict[str, _Cached] = {}
 
-    async def identify(self, token: str) -> Identity | None:
-        """Who a token speaks for; answers are kept for two seconds."""
+    async def identify(self, token: str, *, fresh: bool = False) -> Identity | None:
+        """Who a token speaks for; answers are kept for two seconds, and taken by whoever asks for no
+        `fresh` one."""
         now = time.monotonic()
         cached = self._identities.get(token)
-        if cached is not None and cached.until > now:
+        if not fresh and cached is not None and cached.until > now:
             return cached.identity
         async with self.database.connection() as conn:
             identity = await identify(conn, token)

@@ -29,23 +29,33 @@ _FIND = Query("""
         t.family = 'user' and coalesce(t.last_used_at < now() - interval '5 minutes', true)
     from tokens t
     join users u on u.user_id = t.owner_id
-    where t.token_id = %(token_id)s and t.revoked_at is null
+    where t.token_id = %(token_id)s and t.revoked_at is null and t.accepted
       and (t.expires_at is null or t.expires_at > now())""")
-
-_TOUCH = Query("update tokens set last_used_at = now() where token_id = %(token_id)s")
 
 _ADD_TOKEN = Query("""
     insert into tokens (token_id, family, owner_id, subject_id, name, secret_hash, kind, scope, client,
-        address, expires_at)
+        address, expires_at, accepted, lease_id)
     values (%(token_id)s, %(family)s, %(owner_id)s, %(subject_id)s, %(name)s, %(hash)s, %(kind)s,
-        %(scope)s, %(client)s, %(address)s, now() + %(lasts_s)s::float * interval '1 s')""")
+        %(scope)s, %(client)s, %(address)s, now() + %(lasts_s)s::float * interval '1 s',
+        %(lease_id)s::text is null, %(lease_id)s)""")
 
 _ADD_USER = Query("""
     insert into users (user_id, name, email, password_hash)
     values (%(user_id)s, %(name)s, %(email)s, %(password_hash)s)""")
 
 _REVOKE_SUBJECT = Query("""
-    update tokens set revoked_at = now() where subject_id = %(subject_id)s and revoked_at is null""")
+    update tokens set revoked_at = now(), revoked_reason = %(reason)s
+    where subject_id = %(subject_id)s and revoked_at is null""")
+
+# Of the tokens that were sent with a lease, the newest is the one that counts.
+_SUPERSEDE = Query("""
+    update tokens set revoked_at = now(), revoked_reason = 'sent again'
+    where lease_id = %(lease_id)s and revoked_at is null""")
+
+_ACCEPT = Query("""
+    update tokens set accepted = true where lease_id = %(lease_id)s and revoked_at is null""")
+
+_USED = Query("update tokens set last_used_at = now() where token_id = %(token_id)s")
 
 _LOCAL_OWNER = Query("select user_id from users where name = 'owner' and email is null limit 1")
 
@@ -89,15 +99,24 @@ async def identify(conn: Connection, token: str) -> Identity | None:
     if not hmac.compare_digest(digest, bytes(secret_hash)) or head != f"flakes_{family}_{token_id}":
         return None
     if unnoted:
-        await run(conn, _TOUCH, {"token_id": token_id})
+        await used(conn, token_id)
     return Identity(family, owner_id, subject_id, name, token_id, kind, scope)
 
 
 async def issue_token(
-    conn: Connection, family: str, owner_id: str, subject_id: str, name: str = ""
+    conn: Connection,
+    family: str,
+    owner_id: str,
+    subject_id: str,
+    name: str = "",
+    *,
+    lease_id: str | None = None,
 ) -> str:
-    """Make and store a token; the raw value is returned this once."""
-    return (await issue(conn, family, owner_id, subject_id, name)).raw
+    """Make and store a token; the raw value is returned this once. One for a lease opens nothing until
+    `accept` is called for that lease, and takes the place of those that were sent with it before."""
+    if lease_id is not None:
+        await run(conn, _SUPERSEDE, {"lease_id": lease_id})
+    return (await issue(conn, family, owner_id, subject_id, name, lease_id=lease_id)).raw
 
 
 async def issue(
@@ -112,6 +131,7 @@ async def issue(
     client: str = "",
     address: str | None = None,
     lasts_s: float | None = None,
+    lease_id: str | None = None,
 ) -> Issued:
     """The same, for a token that ends by itself after `lasts_s` or is less than its owner."""
     token_id = base64.b32encode(os.urandom(10)).decode().lower()
@@ -119,14 +139,24 @@ async def issue(
     await run(conn, _ADD_TOKEN, {
         "token_id": token_id, "family": family, "owner_id": owner_id, "subject_id": subject_id,
         "name": name, "hash": hashlib.sha256(secret.encode()).digest(), "kind": kind, "scope": scope,
-        "client": client, "address": address, "lasts_s": lasts_s,
+        "client": client, "address": address, "lasts_s": lasts_s, "lease_id": lease_id,
     })  # fmt: skip
     return Issued(f"flakes_{family}_{token_id}.{secret}", token_id)
 
 
-async def revoke_of(conn: Connection, subject_id: str) -> int:
+async def accept(conn: Connection, lease_id: str) -> None:
+    """The launch of that lease was accepted: its credential works from now on."""
+    await run(conn, _ACCEPT, {"lease_id": lease_id})
+
+
+async def revoke_of(conn: Connection, subject_id: str, reason: str = "") -> int:
     """Revoke every token of a subject."""
-    return await run(conn, _REVOKE_SUBJECT, {"subject_id": subject_id})
+    return await run(conn, _REVOKE_SUBJECT, {"subject_id": subject_id, "reason": reason or None})
+
+
+async def used(conn: Connection, token_id: str) -> None:
+    """Somebody came with this token."""
+    await run(conn, _USED, {"token_id": token_id})
 
 
 async def create_user(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flakes.core import isolation, limits
-from flakes.store import accounts
+from flakes.core import fleet, isolation, limits
+from flakes.store import host_credentials
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.definitions import check_size
 from flakes.store.identifiers import new_id
-from flakes.wire.codec import encode
-from flakes.wire.errors import not_found
+from flakes.wire.codec import Issue, encode
+from flakes.wire.errors import ApiError, not_found
 from flakes.wire.host_stream import Hello, PoolAdvertisement
-from flakes.wire.hosts import Credential, Host, HostPool, HostSetup, HostSetupAnswer
+from flakes.wire.hosts import Host, HostPatch, HostPool, HostPost, HostSetup, HostSetupAnswer
 
 _INSERT = Query("""
     insert into hosts (host_id, owner_id, name, auto_bind, metadata)
@@ -21,18 +21,22 @@ _INSERT = Query("""
 
 _COLUMNS = """
     select h.host_id, h.name, h.auto_bind, h.disabled_at, l.connected, l.seen_at, h.platform, h.arch,
-           h.version, h.metadata, h.created_at, h.updated_at
+           h.version, h.metadata, h.created_at, h.updated_at, h.project_root
     from hosts h left join links l on l.peer_id = h.host_id"""
 
 _GET = Query(f"{_COLUMNS} where h.owner_id = %(owner_id)s and h.host_id = %(host_id)s")
+
+_LOCK = Query("""
+    select 1 from hosts where owner_id = %(owner_id)s and host_id = %(host_id)s for update""")
 
 _LIST = Query(f"""{_COLUMNS}
     where h.owner_id = %(owner_id)s and (%(before)s::text is null or h.host_id < %(before)s)
     order by h.host_id desc limit %(limit)s""")
 
-_CREDENTIAL = Query("""
-    select token_id, created_at, expires_at from tokens
-    where subject_id = %(subject_id)s order by created_at desc limit 1""")
+_PATCH = Query("""
+    update hosts set name = coalesce(%(name)s, name), auto_bind = coalesce(%(auto_bind)s, auto_bind),
+        metadata = coalesce(%(metadata)s::json, metadata), updated_at = now()
+    where owner_id = %(owner_id)s and host_id = %(host_id)s""")
 
 _SEEN = Query("""
     update hosts set platform = %(platform)s, arch = %(arch)s, version = %(version)s,
@@ -59,7 +63,8 @@ _WITHDRAW = Query("""
 
 _POOLS = Query("""
     select p.pool_id, p.host_id, p.pool_key, p.provider, p.adapter, p.max_instances,
-           p.max_concurrency, p.capabilities, p.available, p.launch_failure
+           p.max_concurrency, p.capabilities, p.resource_bounds, p.available, p.launch_failure,
+           p.launch_failures, p.launch_retry_at
     from host_pools p join hosts h using (host_id)
     where h.owner_id = %(owner_id)s and p.host_id = %(host_id)s order by p.pool_key""")
 
@@ -69,21 +74,22 @@ _EVENT = Query("""
 
 async def setup(conn: Connection, owner_id: str, body: HostSetup) -> HostSetupAnswer:
     """A host and its first credential, together."""
-    check_size("metadata", body.metadata, limits.METADATA_SIZE_BYTES_MAX)
+    made = HostPost(name=body.host_name, metadata=body.metadata, auto_bind=body.auto_bind)
+    host = await create(conn, owner_id, made)
+    credential, raw = await host_credentials.issue(conn, owner_id, host.host_id, "first credential")
+    return HostSetupAnswer(host=host, credential=credential, raw_credential=raw)
+
+
+async def create(conn: Connection, owner_id: str, body: HostPost) -> Host:
+    """A host without a credential."""
+    _check_metadata(body.metadata)
     host_id = new_id("host")
     await run(conn, _INSERT, {
-        "host_id": host_id, "owner_id": owner_id, "name": body.host_name,
+        "host_id": host_id, "owner_id": owner_id, "name": body.name,
         "auto_bind": body.auto_bind, "metadata": encode(body.metadata).decode(),
     })  # fmt: skip
-    raw = await accounts.issue_token(conn, "host", owner_id, host_id, "first credential")
-    found = await row(conn, _CREDENTIAL, {"subject_id": host_id})
-    assert found is not None
-    credential = Credential(
-        credential_id=found[0], token_prefix=raw.split(".")[0], status="active",
-        created_at=found[1], expires_at=found[2],
-    )  # fmt: skip
-    host = await get(conn, owner_id, host_id)
-    return HostSetupAnswer(host=host, credential=credential, raw_credential=raw)
+    await record(conn, owner_id, "host.created", {"hostId": host_id, "name": body.name})
+    return await get(conn, owner_id, host_id)
 
 
 async def get(conn: Connection, owner_id: str, host_id: str) -> Host:
@@ -94,17 +100,38 @@ async def get(conn: Connection, owner_id: str, host_id: str) -> Host:
     return _host(found)
 
 
+async def lock(conn: Connection, owner_id: str, host_id: str) -> Host:
+    """One host, which nobody else changes before this transaction ends."""
+    if await row(conn, _LOCK, {"owner_id": owner_id, "host_id": host_id}) is None:
+        raise not_found("host")
+    return await get(conn, owner_id, host_id)
+
+
 async def page(conn: Connection, owner_id: str, *, before: str | None, limit: int) -> list[Host]:
     """Newest first."""
     params = {"owner_id": owner_id, "before": before, "limit": limit}
     return [_host(r) for r in await rows(conn, _LIST, params)]
 
 
+async def patch(conn: Connection, owner_id: str, host_id: str, body: HostPatch) -> Host:
+    """Change what is there for people; what a host reports of itself never comes from here."""
+    if body.metadata is not None:
+        _check_metadata(body.metadata)
+    await lock(conn, owner_id, host_id)
+    await run(conn, _PATCH, {
+        "owner_id": owner_id, "host_id": host_id, "name": body.name, "auto_bind": body.auto_bind,
+        "metadata": None if body.metadata is None else encode(body.metadata).decode(),
+    })  # fmt: skip
+    await record(conn, owner_id, "host.updated", {"hostId": host_id})
+    return await get(conn, owner_id, host_id)
+
+
 async def pools(conn: Connection, owner_id: str, host_id: str) -> list[HostPool]:
     """The pools of a host, by key."""
     await get(conn, owner_id, host_id)
     names = ("pool_id", "host_id", "pool_key", "provider", "adapter", "max_instances",
-             "max_concurrency", "capabilities", "available", "launch_failure")  # fmt: skip
+             "max_concurrency", "capabilities", "resource_bounds", "available", "launch_failure",
+             "launch_failures", "launch_retry_at")  # fmt: skip
     found = await rows(conn, _POOLS, {"owner_id": owner_id, "host_id": host_id})
     pools = [dict(zip(names, r, strict=True)) for r in found]
     return [HostPool(isolation=isolation.label(pool["provider"]), **pool) for pool in pools]
@@ -139,6 +166,19 @@ async def _advertise(conn: Connection, host_id: str, pool: PoolAdvertisement) ->
     return found[0]
 
 
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    check_size("metadata", metadata, limits.METADATA_SIZE_BYTES_MAX)
+    wrong = list(fleet.local_keys(metadata))
+    if wrong:
+        says = "is kept by the host, not in its metadata"
+        issues = [Issue(path=path, message=says) for path in wrong[:20]]
+        raise ApiError(
+            "invalid_request", f"{wrong[0]} {says}",
+            "leave out keys about runtime, adapters, paths, env, images, providers and status",
+            issues=issues,
+        )  # fmt: skip
+
+
 def status_of(disabled: bool, connected: bool | None) -> str:
     """The host state that users see, from what is stored."""
     if disabled:
@@ -148,9 +188,10 @@ def status_of(disabled: bool, connected: bool | None) -> str:
 
 def _host(r: Sequence[Any]) -> Host:
     (host_id, name, auto_bind, disabled_at, connected, seen_at, platform, arch, version, metadata,
-     created_at, updated_at) = r  # fmt: skip
+     created_at, updated_at, root) = r  # fmt: skip
     return Host(
         host_id=host_id, name=name, auto_bind=auto_bind, platform=platform, arch=arch,
         version=version, metadata=metadata, last_seen_at=seen_at, created_at=created_at,
         updated_at=updated_at, status=status_of(disabled_at is not None, connected),
+        disabled_at=disabled_at, project_workspace_root=root,
     )  # fmt: skip

@@ -40,7 +40,7 @@ _LOST = Query("""
 
 _UNHEARD = Query("""
     select s.sandbox_id from sandboxes s join links l on l.peer_id = s.sandbox_id
-    where s.status in ('running', 'draining', 'stopping') and s.host_id is not null
+    where s.status = 'running' and s.host_id is not null
       and %(held_s)s::float > %(lost_after_s)s::float
       and l.seen_at < now() - %(lost_after_s)s * interval '1 s'""")
 

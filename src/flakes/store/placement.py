@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flakes.core.placement import (
+    Binding,
     Placement,
     Pool,
     ReadyClass,
@@ -29,17 +30,19 @@ from flakes.wire.sandbox_stream import Assignment
 _SANDBOXES = Query("""
     select s.sandbox_id, s.owner_id, s.adapters, s.capabilities, s.max_concurrency,
            (select count(*) from assignments a where a.sandbox_id = s.sandbox_id and a.live),
-           s.status = 'running' and l.connected
-               and l.seen_at > now() - %(suspect_after_s)s * interval '1 s'
+           s.status = 'running' and l.connected and h.disabled_at is null
+               and l.seen_at > now() - %(suspect_after_s)s * interval '1 s',
+           s.pool_id, coalesce(h.auto_bind, true)
     from sandboxes s
     join links l on l.peer_id = s.sandbox_id
+    left join hosts h on h.host_id = s.host_id
     where s.status in ('running', 'draining') and l.connected""")
 
 _POOLS = Query("""
     select p.pool_id, h.owner_id, p.adapter, p.capabilities, p.max_concurrency, p.max_instances,
            coalesce(n.alive, 0), coalesce(n.launching, 0),
            coalesce(l.connected, false) and p.available and h.disabled_at is null,
-           case when p.launch_retry_at > now() then coalesce(p.launch_failure, '') end
+           case when p.launch_retry_at > now() then coalesce(p.launch_failure, '') end, h.auto_bind
     from host_pools p
     join hosts h using (host_id)
     left join links l on l.peer_id = h.host_id
@@ -49,8 +52,15 @@ _POOLS = Query("""
         from sandboxes s
         where s.pool_id = p.pool_id
           and s.status in ('pending_launch', 'launching', 'running', 'draining', 'stopping')
-    ) n on true
-    where h.auto_bind""")
+    ) n on true""")
+
+_BINDINGS = Query("""
+    select b.project_id, b.host_id, b.status = 'available', h.project_root is not null, b.reason,
+           array(select p.pool_id from host_pools p
+                 where p.host_id = b.host_id and p.pool_key = any(b.pool_keys))
+    from project_bindings b join hosts h using (host_id)
+    where b.project_id = any(%(project_ids)s)
+    order by b.binding_id""")
 
 # Two loose scans over the index ready_tasks_heads find the classes, and the runs of each, without reading
 # the queue; the last lateral part takes the head of each pair. Runs are bounded per class, so that one
@@ -98,6 +108,7 @@ _CLAIM = Query("""
         ) as free
         from sandboxes s
         where s.sandbox_id = any(%(sandbox_ids)s) and s.status = 'running'
+        for share of s skip locked
     ), want as (
         select w.task_id, w.sandbox_id, w.assignment_id from (
             select *, row_number() over (partition by sandbox_id order by assignment_id) as place
@@ -145,7 +156,7 @@ ClassRow = tuple[str, str, str, frozenset[str]]
 
 
 class SnapshotReader:
-    """Reads snapshots: three statements in two round trips, and one more for classes not seen before."""
+    """Reads snapshots: five statements in three round trips, and one more for classes not seen before."""
 
     def __init__(self) -> None:
         self._classes: dict[int, ClassRow] = {}
@@ -159,23 +170,11 @@ class SnapshotReader:
             sandboxes_cursor = await conn.execute(literal(_SANDBOXES), params, prepare=True)
             pools_cursor = await conn.execute(literal(_POOLS), prepare=True)
             delayed_cursor = await conn.execute(literal(_NEXT_DELAYED), prepare=True)
-        sandboxes = [
-            Sandbox(
-                sandbox_id, owner, frozenset(adapters), frozenset(capabilities), slots,
-                max(0, slots - busy), None, bool(accepting),
-            )
-            for sandbox_id, owner, adapters, capabilities, slots, busy, accepting
-            in await sandboxes_cursor.fetchall()
-        ]  # fmt: skip
-        pools = [
-            Pool(p[0], p[1], p[2], frozenset(p[3]), p[4], p[5], p[6], p[7], p[8], None, p[9])
-            for p in await pools_cursor.fetchall()
-        ]
+        sandbox_rows = await sandboxes_cursor.fetchall()
+        pool_rows = await pools_cursor.fetchall()
         delayed = await delayed_cursor.fetchone()
-        free = sum(s.free for s in sandboxes if s.accepting)
-        launchable = sum(
-            max(0, p.instances_max - p.instances_alive) * p.concurrency for p in pools if p.online
-        )
+        free = sum(max(0, slots - busy) for *_, slots, busy, accepting, _, _ in sandbox_rows if accepting)
+        launchable = sum(max(0, p[5] - p[6]) * p[4] for p in pool_rows if p[8])
         # One more than fits tells whether anything is left over.
         heads = min(HEADS_MAX, free + launchable + 1)
         bounds = {"classes": CLASSES_MAX, "runs": RUNS_PER_CLASS_MAX, "heads": heads}
@@ -189,7 +188,19 @@ class SnapshotReader:
             for class_id, ready in tasks.items()
             if class_id in self._classes
         ]
-        return Snapshot(classes, sandboxes, pools), delayed[0] if delayed else None
+        bindings = await self._bindings(conn, {ready.project_id for ready in classes})
+        snapshot = _snapshot(classes, sandbox_rows, pool_rows, bindings)
+        return snapshot, delayed[0] if delayed else None
+
+    async def _bindings(self, conn: Connection, project_ids: set[str]) -> list[Binding]:
+        if not project_ids:
+            return []
+        return [
+            Binding(project_id, host_id, available, has_root, reason, frozenset(pool_ids))
+            for project_id, host_id, available, has_root, reason, pool_ids in await rows(
+                conn, _BINDINGS, {"project_ids": list(project_ids)}
+            )
+        ]
 
     async def _learn(self, conn: Connection, missing: set[int]) -> None:
         if not missing:
@@ -198,6 +209,38 @@ class SnapshotReader:
             conn, _CLASSES, {"class_ids": list(missing)}
         ):
             self._classes[class_id] = (owner_id, project_id, adapter, frozenset(capabilities))
+
+
+def _snapshot(
+    classes: Sequence[ReadyClass],
+    sandbox_rows: Sequence[tuple[Any, ...]],
+    pool_rows: Sequence[tuple[Any, ...]],
+    bindings: Sequence[Binding],
+) -> Snapshot:
+    """Rows with the projects that their pools are bound to."""
+    bound: defaultdict[str, set[str]] = defaultdict(set)
+    for binding in bindings:
+        if binding.available:
+            for pool_id in binding.pool_ids:
+                bound[pool_id].add(binding.project_id)
+    projects = {pool_id: frozenset(project_ids) for pool_id, project_ids in bound.items()}
+    none = frozenset[str]()
+    sandboxes = [
+        Sandbox(
+            sandbox_id, owner, frozenset(adapters), frozenset(capabilities), slots,
+            max(0, slots - busy), projects.get(pool_id, none), bool(accepting), is_open,
+        )
+        for sandbox_id, owner, adapters, capabilities, slots, busy, accepting, pool_id, is_open
+        in sandbox_rows
+    ]  # fmt: skip
+    pools = [
+        Pool(
+            p[0], p[1], p[2], frozenset(p[3]), p[4], p[5], p[6], p[7], p[8],
+            projects.get(p[0], none), p[9], p[10],
+        )
+        for p in pool_rows
+    ]  # fmt: skip
+    return Snapshot(classes, sandboxes, pools, bindings)
 
 
 async def claim(

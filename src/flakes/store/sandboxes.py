@@ -1,4 +1,8 @@
-"""Sandboxes: their rows, the leases that launch and stop them, and their way from launch to end."""
+"""Sandboxes: their rows, and what hosts and daemons say of them. Every move of a state is one of `core.fleet`.
+
+Leases are in `leases`; what an owner asks for is in `fleet`. A sandbox's row is locked before its leases,
+and a pool's before neither: so nothing here waits in a circle.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +10,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flakes.core import isolation
+from flakes.core import fleet, isolation
+from flakes.core.fleet import InstanceEvent, InstanceState
 from flakes.store import accounts
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.hosts import record
 from flakes.store.identifiers import new_id
-from flakes.wire.codec import encode
 from flakes.wire.errors import not_found
-from flakes.wire.hosts import Sandbox, SandboxPost, SandboxPostAnswer
+from flakes.wire.hosts import Cleanup, Sandbox, SandboxPost, SandboxPostAnswer
 from flakes.wire.sandbox_stream import Hello
-
-ALIVE = ("pending_launch", "launching", "running", "draining", "stopping", "deleting")
 
 _COLUMNS = """
     select s.sandbox_id, s.instance_id, s.name, s.status, l.connected,
            l.seen_at > now() - interval '40 s', s.adapters, s.capabilities, s.max_concurrency,
            (select count(*) from assignments a where a.sandbox_id = s.sandbox_id and a.live),
-           s.host_id, s.pool_id, p.provider, s.reason, l.seen_at, s.created_at, s.updated_at
+           s.host_id, s.pool_id, p.provider, s.reason, l.seen_at, s.created_at, s.updated_at,
+           s.released, s.cleanup_attempts, s.cleanup_next_at, s.cleanup_error, hl.connected
     from sandboxes s
     left join links l on l.peer_id = s.sandbox_id
+    left join links hl on hl.peer_id = s.host_id
     left join host_pools p on p.pool_id = s.pool_id"""
 
 _GET = Query(f"{_COLUMNS} where s.owner_id = %(owner_id)s and s.sandbox_id = %(sandbox_id)s")
@@ -33,52 +37,34 @@ _LIST = Query(f"""{_COLUMNS}
     where s.owner_id = %(owner_id)s and (%(before)s::text is null or s.sandbox_id < %(before)s)
     order by s.sandbox_id desc limit %(limit)s""")
 
-_INSERT = Query("""
-    insert into sandboxes (sandbox_id, instance_id, owner_id, name, pool_id, host_id, status)
+INSERT = Query("""
+    insert into sandboxes (sandbox_id, instance_id, owner_id, name, pool_id, host_id, status, released)
     values (%(sandbox_id)s, %(instance_id)s, %(owner_id)s, %(name)s, %(pool_id)s, %(host_id)s,
-            %(status)s)""")
+            %(status)s, %(host_id)s::text is null)""")
 
-_POOL = Query("""
-    select p.host_id, h.owner_id, p.pool_key, p.max_instances,
-           (select count(*) from sandboxes s where s.pool_id = p.pool_id and s.status = any(%(alive)s))
-    from host_pools p join hosts h using (host_id)
-    where p.pool_id = %(pool_id)s for update of p""")
+# The table of one event, from `core.fleet`; a row in another state is left alone.
+_MOVE = Query("""
+    update sandboxes s
+    set status = m.after, reason = coalesce(%(reason)s, s.reason), updated_at = now(),
+        ended_at = case when m.after = any(%(terminal)s) or m.after = 'expired' then now() end
+    from unnest(%(before)s::text[], %(after)s::text[]) as m(before, after)
+    where s.sandbox_id = %(sandbox_id)s and s.status = m.before
+    returning s.owner_id, s.pool_id, s.host_id, s.instance_id, m.before, s.status""")
 
-_ADD_LEASE = Query("""
-    insert into leases (lease_id, host_id, sandbox_id, action, data)
-    values (%(lease_id)s, %(host_id)s, %(sandbox_id)s, %(action)s, %(data)s::json)""")
+_RELEASE = Query("""
+    update sandboxes set released = true, cleanup_next_at = null, cleanup_error = null
+    where sandbox_id = %(sandbox_id)s and not released""")
 
-_OPEN_LEASES = Query("""
-    select e.lease_id, e.action, e.data, s.sandbox_id, s.instance_id, p.pool_key, s.owner_id
-    from leases e join sandboxes s using (sandbox_id) left join host_pools p on p.pool_id = s.pool_id
-    where e.host_id = %(host_id)s and e.ended_at is null and (%(again)s or e.sent_at is null)
-    order by e.lease_id""")
-
-_MARK_SENT = Query("""
-    with sent as (
-        update leases set sent_at = now() where lease_id = %(lease_id)s returning sandbox_id, action
+_REMOVE = Query("""
+    with gone as (
+        delete from sandboxes where sandbox_id = %(sandbox_id)s returning sandbox_id, owner_id
+    ), unlinked as (
+        delete from links where peer_id in (select sandbox_id from gone)
     )
-    update sandboxes s set status = 'launching', updated_at = now()
-    from sent where s.sandbox_id = sent.sandbox_id and sent.action = 'launch'
-      and s.status = 'pending_launch'""")
+    select owner_id from gone""")
 
-_HOSTS_WAITING = Query("""
-    select distinct host_id from leases
-    where host_id = any(%(host_ids)s) and ended_at is null and sent_at is null""")
-
-_DRAINING = Query("""
-    select sandbox_id, coalesce(reason, '') from sandboxes
-    where sandbox_id = any(%(sandbox_ids)s) and status = 'draining'""")
-
-_END_LEASE = Query("""
-    update leases set ended_at = now(), ok = %(ok)s, reason = %(reason)s
-    where lease_id = %(lease_id)s and host_id = %(host_id)s and ended_at is null
-    returning sandbox_id, action""")
-
-_END = Query("""
-    update sandboxes set status = %(status)s, reason = %(reason)s, ended_at = now(), updated_at = now()
-    where sandbox_id = %(sandbox_id)s and status = any(%(alive)s)
-    returning owner_id, pool_id, status""")
+_IS_DELETING = Query("""
+    select 1 from sandboxes where sandbox_id = %(sandbox_id)s and status = 'deleting' for update""")
 
 _END_LEASES_OF = Query("""
     update leases set ended_at = now(), ok = false, reason = %(reason)s
@@ -96,29 +82,28 @@ _LAUNCH_WORKED = Query("""
     where pool_id = %(pool_id)s and launch_failure is not null""")
 
 _HELLO = Query("""
-    update sandboxes
-    set status = case when status in ('pending_launch', 'launching', 'expired') then 'running' else status end,
-        adapters = %(adapters)s, capabilities = %(capabilities)s, max_concurrency = %(slots)s,
-        updated_at = now(), ended_at = case when status = 'expired' then null else ended_at end
-    where sandbox_id = %(sandbox_id)s and status = any(%(welcome)s)
-    returning owner_id, pool_id, status,
-              (select b.status from sandboxes b where b.sandbox_id = %(sandbox_id)s)""")
+    update sandboxes set adapters = %(adapters)s, capabilities = %(capabilities)s,
+        max_concurrency = %(slots)s
+    where sandbox_id = %(sandbox_id)s""")
 
 _BY_INSTANCE = Query("""
-    select sandbox_id, status from sandboxes
+    select sandbox_id from sandboxes
     where instance_id = %(instance_id)s and host_id = %(host_id)s""")
 
+# A launch that the host has not answered may not have reached it.
 _OF_HOST = Query("""
-    select sandbox_id, instance_id, status from sandboxes
-    where host_id = %(host_id)s and status in ('launching', 'running', 'draining', 'stopping', 'expired')""")
+    select s.sandbox_id, s.instance_id, s.status,
+           s.status = 'pending_launch' or s.status = 'launching' and exists (
+               select 1 from leases e
+               where e.sandbox_id = s.sandbox_id and e.action = 'launch' and e.ended_at is null)
+    from sandboxes s
+    where s.host_id = %(host_id)s and (not s.released or s.status = any(%(counted)s))""")
 
 _LIVE_ASSIGNMENTS = Query("""
     select assignment_id from assignments where sandbox_id = any(%(sandbox_ids)s) and live""")
 
-_STOPPING = Query("""
-    update sandboxes set status = %(status)s, updated_at = now(), reason = %(reason)s
-    where sandbox_id = %(sandbox_id)s and status in ('pending_launch', 'launching', 'running', 'draining')
-    returning host_id, instance_id""")
+_CLEAN_NOW = Query("""
+    update sandboxes set cleanup_next_at = now() where sandbox_id = any(%(sandbox_ids)s)""")
 
 _OVERDUE = Query("""
     select sandbox_id, pool_id from sandboxes
@@ -135,26 +120,49 @@ _IDLE = Query("""
                     where a.sandbox_id = s.sandbox_id and not a.live), s.created_at)
           < now() - %(idle_s)s * interval '1 s'""")
 
+_OF_STATE = Query("""
+    select s.sandbox_id from sandboxes s left join links l on l.peer_id = s.host_id
+    where s.status = %(status)s and s.host_id is not null and l.connected
+      and s.updated_at < now() - %(for_s)s * interval '1 s'""")
+
+# Draining, with a host that is heard and a daemon that is not.
+_STUCK = Query("""
+    select s.sandbox_id from sandboxes s
+    join links h on h.peer_id = s.host_id left join links l on l.peer_id = s.sandbox_id
+    where s.status = 'draining' and h.connected
+      and s.updated_at < now() - %(silent_s)s * interval '1 s'
+      and coalesce(l.seen_at < now() - %(silent_s)s * interval '1 s', true)""")
+
+# Nobody watches the process of one that was started by hand: it says goodbye by hanging up with nothing left.
+_LEFT = Query("""
+    select 1 from sandboxes s
+    where s.sandbox_id = %(sandbox_id)s and s.status = 'draining' and s.host_id is null
+      and not exists (select 1 from assignments a where a.sandbox_id = s.sandbox_id and a.live)
+    for update""")
+
+_DRAINING = Query("""
+    select sandbox_id, coalesce(reason, '') from sandboxes
+    where sandbox_id = any(%(sandbox_ids)s) and status in ('draining', 'stopping')""")
+
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """An open lease, as a host stream sends it."""
+class Moved:
+    """A sandbox whose state an event has changed (or, where the table says so, kept)."""
 
-    lease_id: str
-    action: str
     sandbox_id: str
+    owner_id: str
+    pool_id: str | None
+    host_id: str | None
     instance_id: str
-    pool_key: str
-    token: str
-    drain: bool
-    reason: str
+    before: InstanceState
+    after: InstanceState
 
 
 async def register(conn: Connection, owner_id: str, body: SandboxPost) -> SandboxPostAnswer:
     """A sandbox that somebody runs by hand, and its credential."""
     sandbox_id = new_id("sandbox")
-    await run(conn, _INSERT, {
-        "sandbox_id": sandbox_id, "instance_id": _instance(sandbox_id), "owner_id": owner_id,
+    await run(conn, INSERT, {
+        "sandbox_id": sandbox_id, "instance_id": instance_of(sandbox_id), "owner_id": owner_id,
         "name": body.name, "pool_id": None, "host_id": None, "status": "launching",
     })  # fmt: skip
     raw = await accounts.issue_token(conn, "sandbox", owner_id, sandbox_id, body.name)
@@ -179,100 +187,84 @@ async def page(
     return [_sandbox(r) for r in await rows(conn, _LIST, params)]
 
 
-async def launch(conn: Connection, pool_id: str, count: int) -> str | None:
-    """Ask a pool for sandboxes, within its maximum; the host to push to, or None when nothing fits."""
-    found = await row(conn, _POOL, {"pool_id": pool_id, "alive": list(ALIVE)})
+async def move(
+    conn: Connection, sandbox_id: str, event: InstanceEvent, reason: str | None = None
+) -> Moved | None:
+    """What the table says; None when it says nothing for the state that the sandbox is in."""
+    before, after = fleet.moves(event)
+    found = await row(conn, _MOVE, {
+        "sandbox_id": sandbox_id, "before": before, "after": after, "reason": reason or None,
+        "terminal": [str(state) for state in fleet.TERMINAL],
+    })  # fmt: skip
     if found is None:
         return None
-    host_id, owner_id, pool_key, instances_max, alive = found
-    count = min(count, instances_max - alive)
-    for _ in range(count):
-        sandbox_id = new_id("sandbox")
-        await run(conn, _INSERT, {
-            "sandbox_id": sandbox_id, "instance_id": _instance(sandbox_id), "owner_id": owner_id,
-            "name": f"{pool_key}-{sandbox_id[-4:]}", "pool_id": pool_id, "host_id": host_id,
-            "status": "pending_launch",
-        })  # fmt: skip
-        await _lease(conn, host_id, sandbox_id, "launch", {})
-        data = {"sandboxId": sandbox_id, "poolId": pool_id, "hostId": host_id}
-        await record(conn, owner_id, "sandbox.launching", data)
-    return host_id if count > 0 else None
+    owner_id, pool_id, host_id, instance_id, old, new = found
+    return Moved(
+        sandbox_id, owner_id, pool_id, host_id, instance_id, InstanceState(old), InstanceState(new)
+    )
 
 
-async def stop(conn: Connection, sandbox_id: str, *, drain: bool, reason: str) -> str | None:
-    """Ask for a sandbox's end; the host to push to, or None when there is nothing to ask."""
-    status = "draining" if drain else "stopping"
-    params = {"sandbox_id": sandbox_id, "status": status, "reason": reason}
-    found = await row(conn, _STOPPING, params)
-    if found is None or found[0] is None:
-        return None
-    await _lease(conn, found[0], sandbox_id, "stop", {"drain": drain, "reason": reason})
-    return found[0]
-
-
-async def open_leases(conn: Connection, host_id: str, *, again: bool) -> list[Lease]:
-    """What a host has yet to confirm; with `again`, also what was sent to it before. A launch that is sent again carries a token of its own; all of
-    a sandbox's tokens work until it ends, so whichever the host wrote down is good."""
-    leases: list[Lease] = []
-    for lease_id, action, data, sandbox_id, instance_id, pool_key, owner_id in await rows(
-        conn, _OPEN_LEASES, {"host_id": host_id, "again": again}
-    ):
-        token = ""
-        if action == "launch":
-            token = await accounts.issue_token(conn, "sandbox", owner_id, sandbox_id, "launch")
-        await run(conn, _MARK_SENT, {"lease_id": lease_id})
-        leases.append(Lease(
-            lease_id, action, sandbox_id, instance_id, pool_key or "", token,
-            bool(data.get("drain")), str(data.get("reason", "")),
-        ))  # fmt: skip
-    return leases
-
-
-async def hosts_waiting(conn: Connection, host_ids: Sequence[str]) -> list[str]:
-    """Which of these hosts have leases that nobody has sent yet."""
-    return [r[0] for r in await rows(conn, _HOSTS_WAITING, {"host_ids": list(host_ids)})]
-
-
-async def draining(conn: Connection, sandbox_ids: Sequence[str]) -> list[tuple[str, str]]:
-    """(sandbox id, reason) of those that are to take nothing new."""
-    return await rows(conn, _DRAINING, {"sandbox_ids": list(sandbox_ids)})
-
-
-async def lease_ended(
-    conn: Connection, host_id: str, lease_id: str, ok: bool, reason: str, *, backoff_s: float
+async def gone(
+    conn: Connection,
+    sandbox_ids: Sequence[str],
+    reason: str,
+    *,
+    backoff_s: float = 0.0,
+    released: bool = True,
 ) -> list[str]:
-    """A host's answer to a lease; assignments that are lost with it."""
-    found = await row(conn, _END_LEASE, {
-        "lease_id": lease_id, "host_id": host_id, "ok": ok, "reason": reason or None,
-    })  # fmt: skip
-    if found is None or (ok and found[1] == "launch"):
-        return []
-    sandbox_id, action = found
-    status = "failed" if action == "launch" else "stopped"
-    return await ended(conn, [sandbox_id], status, reason, backoff_s=backoff_s)
-
-
-async def ended(
-    conn: Connection, sandbox_ids: Sequence[str], status: str, reason: str, *, backoff_s: float = 0.0
-) -> list[str]:
-    """These sandboxes are gone for good; the assignments that are lost with them."""
+    """The host says that these are gone; the assignments that are lost with them. One that never connected
+    is a failed launch, and the next waits: a daemon that dies at its start must not be started in a circle.
+    `released`: nothing of them is left."""
     for sandbox_id in sandbox_ids:
-        params = {"sandbox_id": sandbox_id, "status": status, "reason": reason, "alive": list(ALIVE)}
-        found = await row(conn, _END, params)
-        if found is None:
+        if await row(conn, _IS_DELETING, {"sandbox_id": sandbox_id}) is not None:
+            if released:
+                await remove(conn, sandbox_id, "sandbox.deleted")
             continue
-        await run(conn, _END_LEASES_OF, {"sandbox_id": sandbox_id, "reason": reason})
-        if status != "expired":  # one that was merely silent may come back
-            await accounts.revoke_of(conn, sandbox_id)
-        data = {"sandboxId": sandbox_id, "reason": reason}
-        if status == "failed" and found[1] is not None:
-            params = {"pool_id": found[1], "reason": reason, "backoff_s": backoff_s}
-            await run(conn, _LAUNCH_FAILED, params)
-            await record(conn, found[0], "sandbox.launch_failed", data)
-        else:
-            await record(conn, found[0], "sandbox.stopped", data)
-    found_live = await rows(conn, _LIVE_ASSIGNMENTS, {"sandbox_ids": list(sandbox_ids)})
-    return [r[0] for r in found_live]
+        moved = await move(conn, sandbox_id, InstanceEvent.GONE, reason)
+        if released:
+            await release(conn, sandbox_id)
+        if moved is not None:
+            await _ended(conn, moved, reason, backoff_s)
+    return await live_of(conn, sandbox_ids)
+
+
+async def failed(
+    conn: Connection, sandbox_ids: Sequence[str], reason: str, *, backoff_s: float, released: bool
+) -> list[str]:
+    """Launches that failed; assignments that are lost with them. `released`: nothing of them is left."""
+    for sandbox_id in sandbox_ids:
+        moved = await move(conn, sandbox_id, InstanceEvent.FAILED, reason)
+        if moved is None:
+            continue
+        if released or moved.before is InstanceState.PENDING_LAUNCH:
+            await release(conn, sandbox_id)
+        await _ended(conn, moved, reason, backoff_s)
+    return await live_of(conn, sandbox_ids)
+
+
+async def silent(conn: Connection, sandbox_ids: Sequence[str], reason: str) -> None:
+    """Nothing was heard of these for too long. They keep their credentials: they may come back (F19)."""
+    for sandbox_id in sandbox_ids:
+        moved = await move(conn, sandbox_id, InstanceEvent.SILENT, reason)
+        if moved is not None:
+            await end_leases(conn, sandbox_id, reason)
+            await record(
+                conn, moved.owner_id, "sandbox.expired", {"sandboxId": sandbox_id, "reason": reason}
+            )
+
+
+async def release(conn: Connection, sandbox_id: str) -> None:
+    """Nothing of it is left on its host."""
+    await run(conn, _RELEASE, {"sandbox_id": sandbox_id})
+
+
+async def remove(conn: Connection, sandbox_id: str, event: str, reason: str = "") -> None:
+    """Delete the row; what its tasks have recorded stays."""
+    await accounts.revoke_of(conn, sandbox_id, "deleted")
+    found = await row(conn, _REMOVE, {"sandbox_id": sandbox_id})
+    if found is not None:
+        data = {"sandboxId": sandbox_id} | ({"reason": reason} if reason else {})
+        await record(conn, found[0], event, data)
 
 
 async def greet(conn: Connection, hello: Hello) -> str | None:
@@ -280,47 +272,59 @@ async def greet(conn: Connection, hello: Hello) -> str | None:
 
     One that was written off while its link was cut comes back as running (F19).
     """
-    found = await row(conn, _HELLO, {
+    moved = await move(conn, hello.sandbox_id, InstanceEvent.CONNECTED)
+    if moved is None:
+        return None
+    await run(conn, _HELLO, {
         "sandbox_id": hello.sandbox_id, "adapters": sorted(set(hello.adapters)),
         "capabilities": sorted(set(hello.capabilities)), "slots": hello.max_concurrency,
-        "welcome": [*ALIVE, "expired"],
     })  # fmt: skip
-    if found is None:
-        return None
-    owner_id, pool_id, status, before = found
-    if before in ("pending_launch", "launching") and status == "running":
-        if pool_id is not None:
-            await run(conn, _LAUNCH_WORKED, {"pool_id": pool_id})
-        await record(conn, owner_id, "sandbox.running", {"sandboxId": hello.sandbox_id})
-    return owner_id
+    if moved.before in fleet.LAUNCHING:
+        if moved.pool_id is not None:
+            await run(conn, _LAUNCH_WORKED, {"pool_id": moved.pool_id})
+        await record(conn, moved.owner_id, "sandbox.running", {"sandboxId": hello.sandbox_id})
+    return moved.owner_id
 
 
 async def reconcile_host(
     conn: Connection, host_id: str, inventory: dict[str, str]
 ) -> tuple[list[str], list[str]]:
     """Compare a host's inventory (instance id → state) with what is stored: sandboxes that are gone, and
-    instances the host should stop because nobody wants them any more."""
-    known = await rows(conn, _OF_HOST, {"host_id": host_id})
-    gone = [
+    instances the host should stop because nobody knows them. Those that should be over are cleaned up."""
+    counted = [str(state) for state in fleet.COUNTED]
+    known = await rows(conn, _OF_HOST, {"host_id": host_id, "counted": counted})
+    absent = [
         sandbox_id
-        for sandbox_id, instance_id, status in known
-        if inventory.get(instance_id, "absent") in ("absent", "exited")
-        and status not in ("launching", "expired")
+        for sandbox_id, instance_id, _, unanswered in known
+        if inventory.get(instance_id, "absent") in ("absent", "exited") and not unanswered
     ]
+    over = {str(state) for state in fleet.CLEANED}
+    left = [s for s, instance_id, status, _ in known if instance_id in inventory and status in over]
+    await run(conn, _CLEAN_NOW, {"sandbox_ids": list(set(left) - set(absent))})
     wanted = {r[1] for r in known}
-    return gone, [i for i, state in inventory.items() if i not in wanted and state != "exited"]
+    return absent, [i for i, state in inventory.items() if i not in wanted and state != "exited"]
 
 
 async def exited(
-    conn: Connection, host_id: str, instance_id: str, reason: str, *, backoff_s: float
+    conn: Connection,
+    host_id: str,
+    instance_id: str,
+    reason: str,
+    *,
+    backoff_s: float,
+    released: bool,
 ) -> list[str]:
-    """An instance of this host is gone; the assignments that are lost with it. One that never connected is
-    a failed launch, and the next waits: a daemon that dies at its start must not be started in a circle."""
+    """An instance of this host is gone; the assignments that are lost with it."""
     found = await row(conn, _BY_INSTANCE, {"instance_id": instance_id, "host_id": host_id})
     if found is None:
         return []
-    status = "failed" if found[1] in ("pending_launch", "launching") else "stopped"
-    return await ended(conn, [found[0]], status, reason, backoff_s=backoff_s)
+    return await gone(conn, [found[0]], reason, backoff_s=backoff_s, released=released)
+
+
+async def left(conn: Connection, sandbox_id: str) -> None:
+    """A daemon hung up. One that was started by hand, and drained, has ended."""
+    if await row(conn, _LEFT, {"sandbox_id": sandbox_id}) is not None:
+        await gone(conn, [sandbox_id], "drained")
 
 
 async def overdue(conn: Connection, timeout_s: float) -> list[str]:
@@ -333,27 +337,67 @@ async def idle(conn: Connection, idle_s: float) -> list[str]:
     return [r[0] for r in await rows(conn, _IDLE, {"idle_s": idle_s})]
 
 
-async def _lease(
-    conn: Connection, host_id: str, sandbox_id: str, action: str, data: dict[str, Any]
-) -> None:
-    await run(conn, _ADD_LEASE, {
-        "lease_id": new_id("lease"), "host_id": host_id, "sandbox_id": sandbox_id,
-        "action": action, "data": encode(data).decode(),
-    })  # fmt: skip
+async def long_in(conn: Connection, status: InstanceState, for_s: float) -> list[str]:
+    """Sandboxes that have been in a state for that long, of hosts that are connected."""
+    return [r[0] for r in await rows(conn, _OF_STATE, {"status": str(status), "for_s": for_s})]
 
 
-def _instance(sandbox_id: str) -> str:
+async def stuck(conn: Connection, silent_s: float) -> list[str]:
+    """Draining sandboxes whose daemons say nothing any more, of hosts that are connected."""
+    return [r[0] for r in await rows(conn, _STUCK, {"silent_s": silent_s})]
+
+
+async def draining(conn: Connection, sandbox_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """(sandbox id, reason) of those that are to take nothing new, and to end when nothing is left to do."""
+    return await rows(conn, _DRAINING, {"sandbox_ids": list(sandbox_ids)})
+
+
+async def live_of(conn: Connection, sandbox_ids: Sequence[str]) -> list[str]:
+    """Assignments that these sandboxes hold, accepted or not."""
+    found = await rows(conn, _LIVE_ASSIGNMENTS, {"sandbox_ids": list(sandbox_ids)})
+    return [r[0] for r in found]
+
+
+async def end_leases(conn: Connection, sandbox_id: str, reason: str) -> None:
+    """Nobody waits for the answers to these any more."""
+    await run(conn, _END_LEASES_OF, {"sandbox_id": sandbox_id, "reason": reason})
+
+
+def instance_of(sandbox_id: str) -> str:
+    """The name that the host gives to what it runs."""
     return f"instance_{sandbox_id.removeprefix('sandbox_')}"
+
+
+async def _ended(conn: Connection, moved: Moved, reason: str, backoff_s: float) -> None:
+    """What goes with the end of a sandbox, whichever it was."""
+    await end_leases(conn, moved.sandbox_id, reason)
+    await accounts.revoke_of(conn, moved.sandbox_id, "its sandbox ended")
+    data = {"sandboxId": moved.sandbox_id, "reason": reason}
+    if moved.after is InstanceState.FAILED and moved.pool_id is not None:
+        params = {"pool_id": moved.pool_id, "reason": reason, "backoff_s": backoff_s}
+        await run(conn, _LAUNCH_FAILED, params)
+        await record(conn, moved.owner_id, "sandbox.launch_failed", data)
+    else:
+        await record(conn, moved.owner_id, "sandbox.stopped", data)
 
 
 def _sandbox(r: Sequence[Any]) -> Sandbox:
     (sandbox_id, instance_id, name, status, connected, fresh, adapters, capabilities, slots, running,
-     host_id, pool_id, provider, reason, seen_at, created_at, updated_at) = r  # fmt: skip
+     host_id, pool_id, provider, reason, seen_at, created_at, updated_at, released, attempts, next_at,
+     cleanup_error, host_connected) = r  # fmt: skip
     liveness = "active" if connected and fresh else "suspect" if connected else "offline"
+    cleanup = None
+    if host_id is not None and not released and status in {str(state) for state in fleet.CLEANED}:
+        waiting = cleanup_error is not None and next_at is not None
+        state = "host_offline" if not host_connected else "waiting" if waiting else "asked"
+        cleanup = Cleanup(
+            state=state, attempts=attempts, next_at=next_at if state == "waiting" else None,
+            last_error=cleanup_error,
+        )  # fmt: skip
     return Sandbox(
         sandbox_id=sandbox_id, instance_id=instance_id, name=name, status=status, liveness=liveness,
         adapters=adapters, capabilities=capabilities, max_concurrency=slots, running=running,
         host_id=host_id, pool_id=pool_id, provider=provider,
-        isolation=isolation.label(provider), reason=reason, last_seen_at=seen_at,
-        created_at=created_at, updated_at=updated_at,
+        isolation=isolation.label(provider), reason=reason, cleanup=cleanup,
+        last_seen_at=seen_at, created_at=created_at, updated_at=updated_at,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flakes.core.assignment import TRANSITIONS, AssignmentState
-from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge
+from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge, withdrawn
 from flakes.store import messages, permissions, settlement
 from flakes.store.database import Connection, Query, literal, rows, run
 from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
@@ -134,6 +134,8 @@ class Withdraw:
 
     assignment_id: str
     reason: str
+    at_once: bool = False
+    """The sandbox was taken away from the offer, not the offer left lying: its task waits for nothing."""
 
 
 Move = Accept | End | Withdraw
@@ -201,7 +203,8 @@ async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
         row = found.get(move.assignment_id)
         if isinstance(move, Withdraw):
             if row is not None and row.state == AssignmentState.OFFERED:
-                batch.end(row, End(row.assignment_id, None, Outcome.LOST, move.reason))
+                end = End(row.assignment_id, None, Outcome.LOST, move.reason)
+                batch.end(row, end, at_once=move.at_once)
                 batch.applied.withdrawn.add(row.assignment_id)
             continue
         foreign = row is not None and move.sandbox_id not in (None, row.sandbox_id)
@@ -288,7 +291,7 @@ class _Batch:
         if row.cancel_requested:
             self.applied.cancel.append((row.sandbox_id, row.assignment_id))
 
-    def end(self, row: _Row, move: End) -> None:
+    def end(self, row: _Row, move: End, *, at_once: bool = False) -> None:
         offered = row.state == AssignmentState.OFFERED
         row.live = False
         row.state = _STATE_OF[move.outcome]
@@ -299,9 +302,13 @@ class _Batch:
             row.attempt, row.attempts_max, row.losses, row.backoff_s, row.backoff_s_max,
             row.attempts_asked, row.not_taken,
         )  # fmt: skip
-        verdict = judge(
-            move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random(),  # noqa: S311
-            taken=not offered,
+        verdict = (
+            withdrawn(cancel_requested=row.cancel_requested)
+            if at_once
+            else judge(
+                move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random(),  # noqa: S311
+                taken=not offered,
+            )
         )  # fmt: skip
         reported = move.error
         if reported is None and verdict.event is TaskEvent.FAILED:

@@ -6,10 +6,13 @@ file, bad TOML and a bad value each say what to change. One object is built at s
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import stat
 import tomllib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -204,6 +207,11 @@ class HostConfig(Body, frozen=True, kw_only=True):
     log_format: str = "text"
 
 
+CREDENTIAL_MODE = 0o600
+CREDENTIAL_BYTES_MAX = 4096
+_PART = re.compile(r"([^.\[\]]+)(?:\[(\d+)\])?")
+_DOTTED = re.compile(r"[A-Za-z]\w*(?:\[\d+\])?(?:\.[\w-]+)*\Z")
+
 C = TypeVar("C", ServerConfig, SandboxConfig, HostConfig)
 
 
@@ -223,25 +231,46 @@ def load(path: Path, kind: type[C]) -> C:
         return convert(values, kind)
     except BodyError as error:
         issue = error.issues[0]
-        fix = f"see `flakes config schema {_name(kind)}` for every key"
-        raise _invalid(path, _line_of(text, issue.path), f"{issue.path or 'top level'}: {issue.message}", fix) from error
+        where = _counted(issue.path, values)
+        message = f"{where or 'top level'}: {issue.message}"
+        raise _invalid(path, _line_of(text, where), message, _fix(kind, where)) from error
+
+
+@contextlib.contextmanager
+def locating(path: Path) -> Generator[None]:
+    """Refusals of the block that begin with a key (`pools[1].poolKey: ...`) get the file and the line."""
+    try:
+        yield
+    except ApiError as error:
+        key, colon, _ = error.message.partition(": ")
+        if error.code != "config_invalid" or not colon or not _DOTTED.match(key):
+            raise
+        raise _invalid(path, _line_of(path.read_text(), key), error.message, error.fix) from error
 
 
 def credential(path: Path) -> str:
-    """The token in a credential file; a file that others may read is refused."""
+    """The token in a credential file. It must be a regular file of this user at an absolute path, which
+    nobody else may read; what is checked is the very file that is read."""
     if not path.is_absolute():
         raise _invalid(path, None, "credentialFile must be an absolute path", "write the full path")
     try:
-        info = path.lstat()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _invalid(path, None, "the credential file must be a regular file, not a symlink", "put the file itself there") from error
         raise _invalid(path, None, f"the credential file cannot be read: {error.strerror}", "set the host up again, or mend the path") from error
-    if not stat.S_ISREG(info.st_mode):
-        raise _invalid(path, None, "the credential file must be a regular file, not a symlink", "put the file itself there")
-    if info.st_uid != os.getuid():
-        raise _invalid(path, None, "the credential file belongs to another user", f"chown it to uid {os.getuid()}")
-    if stat.S_IMODE(info.st_mode) & 0o077:
-        raise _invalid(path, None, f"the credential file has mode {stat.S_IMODE(info.st_mode):04o}", f"chmod 600 {path}")
-    return path.read_text().strip()
+    with os.fdopen(descriptor, "rb") as file:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise _invalid(path, None, "the credential file must be a regular file, not a symlink", "put the file itself there")
+        if info.st_uid != os.getuid():
+            raise _invalid(path, None, "the credential file belongs to another user", f"chown it to uid {os.getuid()}")
+        if stat.S_IMODE(info.st_mode) != CREDENTIAL_MODE:
+            raise _invalid(path, None, f"the credential file has mode {stat.S_IMODE(info.st_mode):04o}", f"chmod 600 {path}")
+        token = file.read(CREDENTIAL_BYTES_MAX).decode("ascii", "replace").strip()
+    if not token or not token.isprintable() or " " in token:
+        raise _invalid(path, None, "the credential file holds no credential", "rotate the credential: `flakes host rotate`")
+    return token
 
 
 def _invalid(path: Path, line: int | None, message: str, fix: str) -> ApiError:
@@ -249,15 +278,48 @@ def _invalid(path: Path, line: int | None, message: str, fix: str) -> ApiError:
     return ApiError("config_invalid", f"{where}: {message}", fix)
 
 
+def _fix(kind: type[object], where: str) -> str:
+    if kind is HostConfig and re.fullmatch(r"pools\[\d+\]\.workspace", where):
+        return "leave it out: the project root is stored with `flakes host project-root set`"
+    return f"see `flakes config schema {_name(kind)}` for every key"
+
+
+def _counted(dotted: str, values: dict[str, Any]) -> str:
+    """A path of the decoder, which leaves out which element of a list it means, with the first one that fails."""
+    head, dots, rest = dotted.partition("[...]")
+    if not dots or not isinstance(values.get(head), list) or head != "pools":
+        return dotted
+    for index, value in enumerate(values[head]):
+        try:
+            convert(value, PoolConfig)
+        except BodyError:
+            return f"{head}[{index}]{rest}"
+    return dotted
+
+
 def _line_of(text: str, dotted: str) -> int | None:
-    """The line on which the last named key of a path stands (best effort, for the message only)."""
-    keys = [part for part in re.split(r"[.\[\]]+|\d+", dotted) if part]
-    for key in reversed(keys):
-        pattern = re.compile(rf"^\s*(?:{re.escape(key)}\s*=|\[+\s*(?:[\w.]+\.)?{re.escape(key)}\s*\]+)", re.M)
-        found = pattern.search(text)
+    """The line on which the last named key of a path stands (best effort, for the message only). Of an
+    element of a list of tables it is looked for in that element; a key that is missing is its table's."""
+    begin, end, line = 0, len(text), None
+    for name, index in _PART.findall(dotted):
+        if index:
+            headers = [m.start() for m in re.finditer(rf"^\s*\[\[\s*{re.escape(name)}\s*\]\]", text, re.M)]
+            if int(index) >= len(headers):
+                break
+            begin = headers[int(index)]
+            end = headers[int(index) + 1] if int(index) + 1 < len(headers) else len(text)
+            line = _number(text, begin)
+            continue
+        pattern = re.compile(rf"^\s*(?:{re.escape(name)}\s*=|\[+\s*(?:[\w.]+\.)?{re.escape(name)}\s*\]+)", re.M)
+        found = pattern.search(text, begin, end)
         if found:
-            return text.count("\n", 0, found.start()) + 1 + found.group(0).count("\n")
-    return None
+            begin, line = found.start(), _number(text, found.start())
+    return line
+
+
+def _number(text: str, at: int) -> int:
+    """The line of the first thing at or after a position."""
+    return text.count("\n", 0, at + len(text[at:]) - len(text[at:].lstrip())) + 1
 
 
 def _name(kind: type[object]) -> str:

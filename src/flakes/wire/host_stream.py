@@ -60,17 +60,45 @@ class LeaseResult(Frozen, frozen=True, kw_only=True, tag_field="type", tag="leas
 
 
 class InstanceExited(Frozen, frozen=True, kw_only=True, tag_field="type", tag="instance_exited", omit_defaults=True):
-    """The instance is gone and nothing of it is left: its work may start elsewhere at once."""
+    """The instance's daemon is gone: its work may start elsewhere at once. `left`: something of it could
+    not be removed, and the host is to be asked again."""
 
     instance_id: str
     reason: str = ""
+    left: bool = False
 
 
 class Heartbeat(Frozen, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
     instances: int
 
 
-Upstream = Hello | LeaseResult | InstanceExited | Heartbeat
+class BindingState(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """What the host found of one binding; `revision` is that of the binding it looked at."""
+
+    binding_id: str
+    revision: int
+    available: bool
+    reason: str = ""
+    """A code of `BINDING_REASONS`; nothing local is in it."""
+
+
+class BindingReport(Frozen, frozen=True, kw_only=True, tag_field="type", tag="binding_report"):
+    """Answers `Bindings`, and is sent again for those that changed since."""
+
+    bindings: list[BindingState]
+
+
+BINDING_REASONS: Final[dict[str, str]] = {
+    "workspace_root_missing": "The host has no project root.",
+    "workspace_root_not_found": "The project root is not a directory of the host.",
+    "workspace_not_found": "The project has no directory below the project root.",
+    "workspace_not_directory": "What has the project's name below the project root is not a directory.",
+    "workspace_outside_root": "The project's directory leads out of the project root.",
+    "workspace_not_accessible": "The host may not read and write the project's directory.",
+    "pool_unknown": "The host has none of the pools.",
+}
+
+Upstream = Hello | LeaseResult | InstanceExited | Heartbeat | BindingReport
 
 
 class Welcome(Frozen, frozen=True, kw_only=True, tag_field="type", tag="welcome"):
@@ -101,4 +129,20 @@ class Stop(Frozen, frozen=True, kw_only=True, tag_field="type", tag="stop"):
     reason: str
 
 
-Downstream = Welcome | Launch | Stop
+class Binding(Frozen, frozen=True, kw_only=True):
+    """A project that the host's pools may serve, to be looked at."""
+
+    binding_id: str
+    revision: int
+    project_key: str
+    pool_keys: list[str]
+
+
+class Bindings(Frozen, frozen=True, kw_only=True, tag_field="type", tag="bindings"):
+    """All bindings of the host, after every welcome and every change. The host looks at each and answers."""
+
+    root: str | None
+    bindings: list[Binding]
+
+
+Downstream = Welcome | Launch | Stop | Bindings

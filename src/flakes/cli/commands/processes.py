@@ -1,4 +1,4 @@
-"""`flakes server`, `flakes sandbox`, `flakes host run`: the long-lived processes, in the foreground."""
+"""`flakes server` and `flakes sandbox`: long-lived processes, in the foreground."""
 
 from __future__ import annotations
 
@@ -59,19 +59,3 @@ def sandbox(path: Path, dry_run: bool, as_json: bool) -> int:
         Output(as_json).data(describe(config))
         return 0
     return run(config, dry_run=False)
-
-
-@click.group()
-def host() -> None:
-    """Run this machine as a host."""
-
-
-@host.command("run")
-@config_option
-@json_option
-def host_run(path: Path, as_json: bool) -> int:
-    """Start the host runtime and connect this machine's capacity; goes on until it is stopped."""
-    from flakes.host.main import run
-    from flakes.wire.config import HostConfig, load
-
-    return run(load(path, HostConfig))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def projects() -> None:
-    """List, create and archive projects."""
+    """List, create and archive projects, and bind them to hosts."""
 
 
 @projects.command("list")
@@ -66,6 +66,44 @@ async def create(client: Client, output: Output, project_key: str, name: str) ->
 async def archive(client: Client, output: Output, project: str) -> None:
     """Archive a project: it takes no new runs, and its history stays."""
     _show(output, await client.archive_project(project))
+
+
+@projects.command("bind-host")
+@click.argument("project")
+@click.option("--host", "host_id", required=True, metavar="HOST", help="The host's id.")
+@click.option(
+    "--pool", "pool_keys", required=True, multiple=True, metavar="POOL", help="A pool of it. Repeatable."
+)
+@remote_options
+@asks
+async def bind_host(
+    client: Client, output: Output, project: str, host_id: str, pool_keys: tuple[str, ...]
+) -> None:
+    """Let these pools of a host serve a project, and nothing that it is not bound to."""
+    binding = await client.bind_project(host_id, project, pool_keys)
+    if output.as_json:
+        output.data(binding)
+        return
+    output.line(
+        Span(binding.status, colour(binding.status)), "  ", bold(binding.project_key),
+        f" on {', '.join(binding.pool_keys)}", dim(f"  {binding.workspace_path or ''}"),
+    )  # fmt: skip
+    if binding.reason == "workspace_root_missing":
+        output.talk("the host has no project root yet: `flakes host project-root set` there")
+
+
+@projects.command("unbind-host")
+@click.argument("project")
+@click.option("--host", "host_id", required=True, metavar="HOST", help="The host's id.")
+@remote_options
+@asks
+async def unbind_host(client: Client, output: Output, project: str, host_id: str) -> None:
+    """Take a project's binding to a host away."""
+    answer = await client.unbind_project(host_id, project)
+    if output.as_json:
+        output.data(answer)
+        return
+    output.line(Span("unbound", "yellow"), "  ", bold(answer.project_key), dim(f"  {host_id}"))
 
 
 def _show(output: Output, project: Project) -> None:

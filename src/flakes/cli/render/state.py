@@ -24,7 +24,8 @@ _WORDS: dict[str, str] = {
     "pending_launch": "blue", "suspect": "yellow", "draining": "yellow", "offline": "yellow",
     "lost": "yellow", "declined": "yellow", "cancelled": "yellow", "failed": "red",
     "queued": "blue", "delivered": "cyan", "consumed": "green", "undeliverable": "red",
-    "pending": "magenta", "approved": "green", "denied": "red", "expired": "yellow",
+    "retired": "yellow", "revoked": "red", "disabled": "yellow", "unavailable": "red",
+    "stopping": "yellow", "deleting": "yellow", "pending": "magenta", "approved": "green", "denied": "red", "expired": "yellow",
 }  # fmt: skip
 
 ORDER = ("RUNNING", "WAITING", "QUEUED", "BLOCKED", "SAVED", "FAILED", "CANCELLED", "SUCCEEDED")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import structlog
 
+from flakes.core.fleet import InstanceEvent, InstanceState
 from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
 from flakes.server.streams.hosts import end_lost, push_leases
-from flakes.store import links, sandboxes
+from flakes.store import leases, links, sandboxes
 from flakes.store.transitions import Withdraw
 from flakes.wire.sandbox_stream import Cancel
 
 INTERVAL_S = 1.0
 SLOW_EVERY = 5
 """Idle and launch time-outs are looked at on every fifth pass."""
+
+EXPIRED_KEPT_S = 600.0
+"""How long a silent sandbox may come back before its connected host is asked to end it."""
 
 log = structlog.get_logger()
 
@@ -34,9 +38,11 @@ class Reaper:
         self._pass += 1
         await self._withdraw_offers()
         await self._write_off(term.held_s)
+        await self._clean_up()
         if self._pass % SLOW_EVERY == 0:
             await self._end_launches()
             await self._retire_idle()
+            await self._end_expired()
         return None
 
     async def _withdraw_offers(self) -> None:
@@ -69,7 +75,7 @@ class Reaper:
         if unheard:
             async with self._plane.database.transaction() as conn:
                 reason = f"nothing heard for {lost_after_s:g} s"
-                await sandboxes.ended(conn, unheard, "expired", reason)
+                await sandboxes.silent(conn, unheard, reason)
             self._plane.wrote(freed=1)
 
     async def _end_launches(self) -> None:
@@ -77,8 +83,8 @@ class Reaper:
         async with self._plane.database.transaction() as conn:
             overdue = await sandboxes.overdue(conn, capacity.launch_timeout_s)
             reason = f"it did not connect within {capacity.launch_timeout_s:g} s"
-            lost = await sandboxes.ended(
-                conn, overdue, "failed", reason, backoff_s=capacity.launch_backoff_s
+            lost = await sandboxes.failed(
+                conn, overdue, reason, backoff_s=capacity.launch_backoff_s, released=False
             )
         if overdue:
             log.warning("reaper.launch_timeout", sandboxes=len(overdue))
@@ -88,9 +94,29 @@ class Reaper:
     async def _retire_idle(self) -> None:
         async with self._plane.database.transaction() as conn:
             idle = await sandboxes.idle(conn, self._plane.config.capacity.idle_retire_s)
-            hosts = [
-                await sandboxes.stop(conn, sandbox_id, drain=True, reason="idle") for sandbox_id in idle
-            ]
+            told = await leases.end_all(conn, idle, InstanceEvent.DRAIN, "idle")
         self._plane.reach(*idle)
-        for host_id in {host_id for host_id in hosts if host_id}:
+        await self._push(told)
+
+    async def _end_expired(self) -> None:
+        """Silent sandboxes of hosts that are heard: nobody else would ever end them. One that was to end by
+        itself, and says nothing any more, is not waited for."""
+        kept_s = max(EXPIRED_KEPT_S, self._plane.config.leases.lost_after_s)
+        lost_after_s = self._plane.config.leases.lost_after_s
+        async with self._plane.database.transaction() as conn:
+            expired = await sandboxes.long_in(conn, InstanceState.EXPIRED, kept_s)
+            stuck = await sandboxes.stuck(conn, lost_after_s)
+            told = await leases.end_all(conn, [*expired, *stuck], InstanceEvent.STOP, "nothing heard")
+        await self._push(told)
+
+    async def _clean_up(self) -> None:
+        """Ask hosts to leave nothing behind of what is over, until they say so."""
+        async with self._plane.database.transaction() as conn:
+            told = await leases.clean_up_due(conn)
+        await self._push(told)
+
+    async def _push(self, host_ids: set[str]) -> None:
+        for host_id in host_ids:
             await push_leases(self._plane, host_id)
+        if host_ids:
+            self._plane.wrote()

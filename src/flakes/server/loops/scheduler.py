@@ -12,7 +12,7 @@ from flakes.core.placement import Unplaced, plan
 from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
 from flakes.server.streams.hosts import push_leases
-from flakes.store import placement, sandboxes
+from flakes.store import leases, placement
 
 INTERVAL_S = 2.0
 
@@ -54,7 +54,7 @@ class Scheduler:
                     plane.schedule.set()  # the plan was stale: look again
         for launch in made.launches:
             async with plane.database.transaction() as conn:
-                host_id = await sandboxes.launch(conn, launch.pool_id, launch.count)
+                host_id = await leases.launch(conn, launch.pool_id, launch.count)
             if host_id is not None:
                 log.info("scheduler.launch", pool=launch.pool_id, count=launch.count)
                 await push_leases(plane, host_id)

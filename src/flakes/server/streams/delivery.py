@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flakes.server.plane import Plane
-from flakes.server.streams.hosts import push_leases
-from flakes.store import links, messages, offers, sandboxes
+from flakes.server.streams.hosts import push_bindings, push_leases
+from flakes.store import bindings, leases, links, messages, offers, sandboxes
 from flakes.wire import sandbox_stream as wire
 
 INPUTS_PER_FRAME = 7
@@ -55,13 +55,16 @@ async def to_sandboxes(plane: Plane, sandbox_ids: Sequence[str]) -> None:
 
 
 async def to_hosts(plane: Plane, host_ids: Sequence[str]) -> None:
-    """Leases that these hosts have not got."""
+    """Leases that these hosts have not got, and bindings that they have not answered."""
     if not host_ids:
         return
     async with plane.database.connection() as conn:
-        waiting = await sandboxes.hosts_waiting(conn, host_ids)
+        waiting = await leases.waiting(conn, host_ids)
+        pending = await bindings.hosts_with_pending(conn)
     for host_id in waiting:
         await push_leases(plane, host_id)
+    for host_id in pending.intersection(host_ids):
+        await push_bindings(plane, host_id)
 
 
 def send_inputs(plane: Plane, sandbox_id: str, items: Sequence[wire.InputMessage]) -> None:

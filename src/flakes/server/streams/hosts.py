@@ -1,4 +1,4 @@
-"""The stream of a host: its pools and inventory in, leases out, each answered by the host."""
+"""The stream of a host: its pools, inventory and word on bindings in; leases and bindings out, each answered."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flakes.core.task import Outcome
 from flakes.server.plane import Plane
 from flakes.server.streams.hub import Peer
 from flakes.server.streams.socket import UNREADABLE, authenticate, frames, pump, readable
-from flakes.store import hosts, links, sandboxes
-from flakes.store.transitions import End
+from flakes.store import accounts, bindings, hosts, leases, links, sandboxes
+from flakes.store.transitions import End, Withdraw
 from flakes.wire import host_stream as wire
 from flakes.wire.replicas import MOVED
 
@@ -30,7 +30,7 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
     host_id = socket.path_params["hostId"]
     identity = await authenticate(socket, plane, "host", host_id)
     await socket.accept()
-    peer = Peer(host_id, identity.owner_id)
+    peer = Peer(host_id, identity.owner_id, identity.token_id)
     connected = False
     try:
         async with pump(socket, peer):
@@ -82,9 +82,14 @@ async def _greet(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
     async with plane.database.transaction() as conn:
         owner_id, pools = await hosts.advertise(conn, hello)
         await links.up(conn, peer.peer_id, plane.replica_id, peer.connection_id)
-        gone, unwanted = await sandboxes.reconcile_host(conn, peer.peer_id, inventory)
-        lost = await sandboxes.ended(conn, gone, "stopped", "the host no longer has it")
+        await accounts.used(conn, peer.token_id)
         await hosts.record(conn, owner_id, "host.online", {"hostId": peer.peer_id})
+    # A transaction of its own: pools are locked after sandboxes everywhere else.
+    async with plane.database.transaction() as conn:
+        gone, unwanted = await sandboxes.reconcile_host(conn, peer.peer_id, inventory)
+        lost = await sandboxes.gone(
+            conn, gone, "the host no longer has it", backoff_s=plane.config.capacity.launch_backoff_s
+        )
     peer.pools = pools
     peer.send(wire.Welcome(
         protocol=wire.PROTOCOL, heartbeat_s=plane.config.leases.heartbeat_s,
@@ -99,6 +104,7 @@ async def _greet(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
         ))  # fmt: skip
     await end_lost(plane, lost, "the host no longer has its sandbox")
     await push_leases(plane, peer.peer_id, again=True)
+    await push_bindings(plane, peer.peer_id)
     plane.wrote(freed=1)
     log.info("host.connected", host=peer.peer_id, pools=len(pools), instances=len(inventory))
 
@@ -108,7 +114,7 @@ async def _receive(plane: Plane, peer: Peer, message: wire.Upstream) -> None:
         case wire.LeaseResult():
             backoff_s = plane.config.capacity.launch_backoff_s
             async with plane.database.transaction() as conn:
-                lost = await sandboxes.lease_ended(
+                lost = await leases.answered(
                     conn, peer.peer_id, message.lease_id, message.ok, message.reason[:500],
                     backoff_s=backoff_s,
                 )  # fmt: skip
@@ -121,10 +127,17 @@ async def _receive(plane: Plane, peer: Peer, message: wire.Upstream) -> None:
             backoff_s = plane.config.capacity.launch_backoff_s
             async with plane.database.transaction() as conn:
                 lost = await sandboxes.exited(
-                    conn, peer.peer_id, message.instance_id, reason, backoff_s=backoff_s
-                )
+                    conn, peer.peer_id, message.instance_id, reason, backoff_s=backoff_s,
+                    released=not message.left,
+                )  # fmt: skip
             await end_lost(plane, lost, reason)
             plane.wrote(freed=1)
+        case wire.BindingReport():
+            async with plane.database.transaction() as conn:
+                states = message.bindings[: limits.BINDINGS_PER_HOST_MAX]
+                changed = await bindings.report(conn, peer.owner_id, peer.peer_id, states)
+            if changed:
+                plane.wrote(freed=1)
         case wire.Hello() | wire.Heartbeat():
             pass
 
@@ -144,8 +157,8 @@ async def push_leases(plane: Plane, host_id: str, *, again: bool = False) -> Non
         plane.replicas.call(host_id)
         return
     async with plane.database.transaction() as conn:
-        leases = await sandboxes.open_leases(conn, host_id, again=again)
-    for lease in leases:
+        opened = await leases.open_leases(conn, host_id, again=again)
+    for lease in opened:
         if lease.action == "launch":
             message = wire.Launch(
                 lease_id=lease.lease_id, instance_id=lease.instance_id, sandbox_id=lease.sandbox_id,
@@ -157,3 +170,19 @@ async def push_leases(plane: Plane, host_id: str, *, again: bool = False) -> Non
                 reason=lease.reason,
             )  # fmt: skip
         plane.hub.send_host(host_id, message)
+
+
+async def push_bindings(plane: Plane, host_id: str) -> None:
+    """Let a host look at its bindings; one that is connected to another replica is sent them there."""
+    if host_id not in plane.hub.hosts:
+        plane.replicas.call(host_id)
+        return
+    async with plane.database.connection() as conn:
+        found = await bindings.of_host(conn, host_id)
+    plane.hub.send_host(host_id, found)
+
+
+async def withdraw(plane: Plane, assignment_ids: Sequence[str], reason: str) -> None:
+    """Take offers back that nobody has accepted; those accepted meanwhile stay."""
+    if assignment_ids:
+        await plane.transitions.write([Withdraw(a, reason, at_once=True) for a in assignment_ids])

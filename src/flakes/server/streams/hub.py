@@ -26,9 +26,10 @@ log = structlog.get_logger()
 class Peer:
     """One connection. `outbox` holds encoded frames; None in it means close."""
 
-    def __init__(self, peer_id: str, owner_id: str) -> None:
+    def __init__(self, peer_id: str, owner_id: str, token_id: str = "") -> None:
         self.peer_id = peer_id
         self.owner_id = owner_id
+        self.token_id = token_id
         self.connection_id = new_id("key")
         self.outbox: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_MAX)
         self.assignments: list[Assignment] = []

@@ -50,7 +50,7 @@ async def serve(socket: WebSocket, plane: Plane) -> None:
     sandbox_id = socket.path_params["sandboxId"]
     identity = await authenticate(socket, plane, "sandbox", sandbox_id)
     await socket.accept()
-    peer = Peer(sandbox_id, identity.owner_id)
+    peer = Peer(sandbox_id, identity.owner_id, identity.token_id)
     incoming = frames(socket)
     hello = await _hello(incoming)
     if hello is None or hello.sandbox_id != sandbox_id:
@@ -250,4 +250,5 @@ async def _disconnected(plane: Plane, peer: Peer) -> None:
     async with plane.database.transaction() as conn:
         if await links.down(conn, peer.peer_id, peer.connection_id):
             await record(conn, peer.owner_id, "sandbox.offline", {"sandboxId": peer.peer_id})
+            await sandboxes.left(conn, peer.peer_id)
     plane.wrote()

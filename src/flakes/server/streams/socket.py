@@ -32,7 +32,9 @@ def readable(frame: bytes) -> bytes:
 async def authenticate(socket: WebSocket, plane: Plane, family: str, subject_id: str) -> Identity:
     """The identity behind the socket, which must be the very peer of the path; else refused with 401/403."""
     scheme, _, token = socket.headers.get("authorization", "").partition(" ")
-    identity = await plane.identify(token) if scheme.lower() == "bearer" and token else None
+    # A stream lives long: it is not begun on a credential that was good two seconds ago.
+    known = scheme.lower() == "bearer" and token
+    identity = await plane.identify(token, fresh=True) if known else None
     if identity is None or identity.kind == "browser":
         raise ApiError("unauthorized", "no valid credential", "send `Authorization: Bearer <token>`")
     if identity.family != family or identity.subject_id != subject_id:
