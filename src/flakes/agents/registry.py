@@ -8,10 +8,12 @@ from typing import Final
 from flakes.agents.base import Driver
 from flakes.agents.command import CommandDriver
 from flakes.agents.noop import NoopDriver
+from flakes.agents.pi import PiDriver
 
 DRIVERS: Final[dict[str, Callable[[], Driver]]] = {
     "command": CommandDriver,
     "noop": NoopDriver,
+    "pi": PiDriver,
 }
 
 

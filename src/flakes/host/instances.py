@@ -104,6 +104,8 @@ class Instances:
             capabilities=pool.advertised_capabilities,
             max_concurrency=pool.max_concurrency,
             env=pool.env,
+            agent=pool.agent,
+            sessions_dir=str(self._root.parent / "sessions"),
             log_format=config.log_format,
         )
         toml = directory / "sandbox.toml"
@@ -219,7 +221,7 @@ def to_toml(values: dict[str, Any]) -> str:
             lines += [
                 "",
                 f"[{_key(name)}]",
-                *(f"{_key(k)} = {_value(v)}" for k, v in inner.items()),
+                *(f"{_key(k)} = {_value(v)}" for k, v in inner.items() if v is not None),
             ]
     return "\n".join(lines) + "\n"
 

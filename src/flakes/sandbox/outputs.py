@@ -79,6 +79,11 @@ async def collect(
     return outputs
 
 
+async def check(declared: dict[str, OutputDeclaration], directory: Path) -> None:
+    """Whether the outputs could be collected as they are now; raises like `collect`, and uploads nothing."""
+    await invalid(declared, await asyncio.to_thread(find, declared, directory))
+
+
 def find(declared: dict[str, OutputDeclaration], directory: Path) -> dict[str, Found]:
     """The declared outputs that are there, their content unread; blocking."""
     workspaces = [key for key, declaration in declared.items() if declaration.kind == "workspace"]
