@@ -79,7 +79,7 @@ class ScriptedModel:
         return [one for one in self.seen if any(containing in text for _, text in one.turns)]
 
     def next_step(self, seen: Seen) -> dict[str, Any]:
-        """What to answer; a step that is an error raises `_Refused`."""
+        """What to answer; a step that is an error raises `_RefusedError`."""
         with self.lock:
             self.seen.append(seen)
         at, steps = -1, []
@@ -100,7 +100,7 @@ class ScriptedModel:
                     self.failed[key] += 1
                     times = self.failed[key]
                 if times <= step.get("times", 1_000_000):
-                    raise _Refused(step["status"])
+                    raise _RefusedError(step["status"])
             elif done == 0:
                 return step
             else:
@@ -108,7 +108,7 @@ class ScriptedModel:
         return {"say": "done"}
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(f"scripted {status}")
         self.status = status
@@ -136,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
                 seen.headers, seen.body = dict(self.headers), body
                 try:
                     step = self.model.next_step(seen)
-                except _Refused as refused:
+                except _RefusedError as refused:
                     self._json(refuse(refused.status), refused.status)
                     return
                 self._answer(write(seen, _action(step, seen.tools)), stream=bool(body.get("stream")))
@@ -203,11 +203,8 @@ def _text(content: Any) -> str:
         return content
     if not isinstance(content, list):
         return ""
-    texts: list[str] = []
-    for part in content:
-        if isinstance(part, dict):
-            texts.append(part.get("text") or _text(part.get("content")))
-    return "\n".join(texts)
+    parts = [part for part in content if isinstance(part, dict)]
+    return "\n".join(part.get("text") or _text(part.get("content")) for part in parts)
 
 
 # ---- chat completions

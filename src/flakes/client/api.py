@@ -22,6 +22,7 @@ from flakes.client import logs as log_stream
 from flakes.client.artifacts import ArtifactMethods
 from flakes.client.events import Notice
 from flakes.client.steering import SteeringMethods
+from flakes.client.transcripts import TranscriptMethods
 from flakes.client.transport import Address, Transport, error_of
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
@@ -41,7 +42,7 @@ class Me(codec.Frozen, frozen=True, kw_only=True):
     server_version: str
 
 
-class Client(ArtifactMethods, SteeringMethods):
+class Client(ArtifactMethods, SteeringMethods, TranscriptMethods):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 
     `locate` is asked for a new address when the connection is refused (a local session may move).

@@ -30,6 +30,7 @@ from flakes.server.api import (
     sandbox_scope,
     service,
     tasks,
+    transcripts,
     workpads,
 )
 from flakes.server.plane import Plane
@@ -45,7 +46,7 @@ ENDPOINTS: list[Endpoint] = [
     *service.ENDPOINTS, *projects.ENDPOINTS, *runs.ENDPOINTS, *tasks.ENDPOINTS, *events.ENDPOINTS,
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
-    *artifacts.ENDPOINTS, *observation.ENDPOINTS,
+    *artifacts.ENDPOINTS, *observation.ENDPOINTS, *transcripts.ENDPOINTS,
 ]  # fmt: skip
 
 LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>

@@ -15,7 +15,7 @@ from flakes.server.answers import Answers
 from flakes.server.batches import BatchWriter
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import LogReaders, Subscriptions, Wake
-from flakes.store import logs, messages, offers, transitions
+from flakes.store import logs, messages, offers, transcripts, transitions
 from flakes.store.accounts import Identity, identify
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Database
@@ -24,7 +24,14 @@ from flakes.store.interventions import Intervention
 from flakes.store.transitions import Applied, End, Move
 from flakes.store.uploads import Uploads
 from flakes.wire.config import ServerConfig
-from flakes.wire.sandbox_stream import Assign, Assignment, Cancel, InputState, LogLines
+from flakes.wire.sandbox_stream import (
+    Assign,
+    Assignment,
+    Cancel,
+    InputState,
+    LogLines,
+    TranscriptChunk,
+)
 
 
 @dataclass(slots=True)
@@ -65,6 +72,7 @@ class Plane:
         """Histories that are being streamed now."""
         self.transitions = BatchWriter("transitions", self._apply_moves)
         self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)
+        self.transcripts = BatchWriter("transcripts", self._append_transcripts, batch_max=100)
         self.inputs = BatchWriter("inputs", self._report_inputs, batch_max=500)
         self.answers = Answers()
         self.leading = False
@@ -132,6 +140,14 @@ class Plane:
         async with self.database.transaction() as conn:
             appended = await logs.append(conn, chunks)
         self.log_readers.publish(appended.task_ids)
+        return appended.stale
+
+    async def _append_transcripts(self, chunks: Sequence[tuple[str, TranscriptChunk]]) -> set[str]:
+        async with self.database.transaction() as conn:
+            appended = await transcripts.append(conn, chunks)
+        self.log_readers.publish(appended.task_ids)
+        if appended.events:
+            self.wrote()
         return appended.stale
 
     async def _report_inputs(self, reports: Sequence[tuple[str, InputState]]) -> set[str]:

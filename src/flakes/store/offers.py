@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from flakes.store import transcripts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.sandbox_stream import Assignment, InputOutput
 from flakes.wire.tasks import Output, TaskDefinition
@@ -75,6 +76,8 @@ async def complete(
             inputs[task_id].append(
                 InputOutput(task_key=task_key, output_key=output_key, output=output)
             )
+    bounded = [offer[2] for offer, definition in decoded if definition.budget and offer[7] > 1]
+    spent = await transcripts.of_tasks(conn, bounded) if bounded else {}
     return [
         (
             offer[1],
@@ -82,7 +85,7 @@ async def complete(
                 assignment_id=offer[0], task_id=offer[2], task_key=offer[3], run_id=offer[4],
                 run_key=offer[5], project_key=offer[6], attempt=offer[7],
                 run_metadata=_metadata.decode(offer[8]) if offer[8] != "{}" else {},
-                definition=definition, inputs=inputs.get(offer[2], []),
+                definition=definition, inputs=inputs.get(offer[2], []), spent=spent.get(offer[2]),
             ),
         )
         for offer, definition in decoded
