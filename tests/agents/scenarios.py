@@ -118,7 +118,7 @@ def follow_up(s: Setting) -> None:
 def interrupt(s: Setting) -> None:
     """The running turn ends at once, its command with it, and what was said is the next one."""
     word = str(7_000_000 + int(time.time() * 1000) % 1_000_000)
-    assignment = s.start({"sh": f"sleep {word}"}, {"say": "never said"})
+    assignment = s.start({"sh": f"echo begun; sleep {word}"}, {"say": "never said"})
     s.wait_tool(assignment)
     eventually(lambda: living(word), "the command")
     text = f"stop that {script({'sh': 'echo other > $FLAKES_OUTPUTS/note'}, {'say': 'did the other'})}"

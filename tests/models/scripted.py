@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+FILLER = "No response requested."
+"""What Claude Code puts between two user messages, after an interruption; no answer of the model's."""
 INPUT_TOKENS, CACHED_TOKENS, OUTPUT_TOKENS = 100, 40, 10
 _SCRIPT = re.compile(r"<<script (\[.*?\])>>", re.S)
 _SHELLS = ("bash", "Bash", "exec_command", "shell_command", "shell", "run_shell_command", "local_shell")
@@ -323,7 +325,9 @@ def _read_messages(body: dict[str, Any]) -> Seen:
     turns: list[tuple[str, str]] = []
     for message in body.get("messages", []):
         if message["role"] == "assistant":
-            turns.append(("assistant", _text(message["content"])))
+            text = _text(message["content"])
+            if text != FILLER:
+                turns.append(("assistant", text))
             continue
         # A message sent into a running turn arrives inside the results of tools.
         turns.append(("user", _text(message["content"])))

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Final
 
 from flakes.agents.base import Driver
+from flakes.agents.claude import ClaudeDriver
 from flakes.agents.command import CommandDriver
 from flakes.agents.noop import NoopDriver
 from flakes.agents.pi import PiDriver
 
 DRIVERS: Final[dict[str, Callable[[], Driver]]] = {
+    "claude": ClaudeDriver,
     "command": CommandDriver,
     "noop": NoopDriver,
     "pi": PiDriver,
