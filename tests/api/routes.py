@@ -189,6 +189,7 @@ for _path, _holds in {
     "/v1/artifacts/{artifactId}": "locations", "/v1/artifacts/{artifactId}/upload": "offset",
     "/v1/runs/{run}/artifacts": "artifacts", "/v1/runs/{run}/outputs": "outputs",
     "/v1/runs/{run}/metrics": "parallelism", "/v1/runs/{run}/explanations": "tasks",
+    "/v1/tasks/{taskId}/transcript": "entries", "/v1/projects/{projectKey}/metrics": "tokens",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 

@@ -23,6 +23,7 @@ from flakes.client.accounts import AccountMethods
 from flakes.client.artifacts import ArtifactMethods
 from flakes.client.events import Notice
 from flakes.client.steering import SteeringMethods
+from flakes.client.transcripts import TranscriptMethods
 from flakes.client.transport import Address, Transport, error_of
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
@@ -33,7 +34,7 @@ from flakes.wire.events import Event, Events
 from flakes.wire.metrics import RunMetrics
 
 
-class Client(AccountMethods, ArtifactMethods, SteeringMethods):
+class Client(AccountMethods, ArtifactMethods, SteeringMethods, TranscriptMethods):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 
     `locate` is asked for a new address when the connection is refused (a local session may move).

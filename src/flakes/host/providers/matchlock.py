@@ -135,7 +135,10 @@ class MatchlockProvider:
         argv += ["--image", str(pool.matchlock_image), "--", "/bin/sh", "-c", WRAPPER, "sh"]
         argv += [flakes, "sandbox", "--config", f"{GUEST_FLAKES}/sandbox.toml"]
         guest = msgspec.structs.replace(
-            sandbox, credential_file=f"{GUEST_FLAKES}/sandbox.credential", state_dir=GUEST_STATE
+            sandbox,
+            credential_file=f"{GUEST_FLAKES}/sandbox.credential",
+            state_dir=GUEST_STATE,
+            sessions_dir=None,  # the host's is not in there
         )
         return tuple(argv), guest
 
