@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes .venv from one pinned and hashed requirement file: `tools/setup.sh base` or `tools/setup.sh dev`; with
 # `tools/setup.sh agents`, puts the agents that the tests drive into .venv/agents, by their own lock file.
-# Nothing outside the checkout is touched, except that on Debian, as root, a missing python3-venv is installed.
+# Nothing outside the checkout is touched, except that on Debian, as root, packages that are missing are installed:
+# python3-venv, and for `dev` what some tests need and skip without (a browser, namespaces, network tools).
 # When nothing has changed since the last time, it does nothing and needs no network.
 set -eu
 cd "$(dirname "$0")/.."
@@ -45,6 +46,21 @@ find_python() {
     echo "error: no Python 3.11 or newer on PATH; install one, or name it: make PYTHON=/path/to/python3" >&2
     exit 1
 }
+
+# Best effort: a test that finds one of these missing says so and is skipped.
+install_for_tests() {
+    [ "$wanted" = dev ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
+    missing=
+    command -v chromium >/dev/null || missing="$missing chromium"
+    command -v bwrap >/dev/null || missing="$missing bubblewrap"
+    command -v ip >/dev/null || missing="$missing iproute2"
+    [ -n "$missing" ] || return 0
+    echo "installing$missing (for tests)" >&2
+    # shellcheck disable=SC2086 # one word a package
+    { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing; } >/dev/null 2>&1 ||
+        echo "note: could not install$missing; the tests that need it will be skipped" >&2
+}
+install_for_tests
 
 # The stamp of `dev` serves `base` too: it holds everything that base does.
 digest() { cat "requirements/$1.txt" pyproject.toml | cksum | tr ' ' '-'; }

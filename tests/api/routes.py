@@ -73,6 +73,7 @@ def build(api: Api) -> World:
         "taskId": first.task_id, "runningTaskId": second.task_id, "outputKey": "report", "hostId": host_id, "sandboxId": who[0],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
         "artifactId": artifact["artifactId"], "announcedId": announced.ok(200)["artifactId"],
+        "section": "guide", "document": "observing",
         "permissionRequestId": asked.ok(200)["permissionRequestId"],
     })  # fmt: skip
 
@@ -145,6 +146,8 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     },
     ("POST", PATH + "artifact.read"): lambda world: {"artifactId": world.names["artifactId"]},
     ("PUT", "/v1/tasks/{taskId}/workpad"): lambda world: {"bodyMarkdown": "b", "baseVersion": 0},
+    ("POST", "/v1/markdown"): lambda world: {"markdown": "*hello*"},
+    ("POST", "/v1/workflows/check"): lambda world: {"text": "## a: A\nrun: true\n\nGo.", "adapter": "command"},
     **{("POST", PATH + operation): lambda world, body=body: body for operation, body in OPERATION_BODIES.items()},
 }
 
@@ -190,6 +193,8 @@ for _path, _holds in {
     "/v1/runs/{run}/artifacts": "artifacts", "/v1/runs/{run}/outputs": "outputs",
     "/v1/runs/{run}/metrics": "parallelism", "/v1/runs/{run}/explanations": "tasks",
     "/v1/tasks/{taskId}/transcript": "entries", "/v1/projects/{projectKey}/metrics": "tokens",
+    "/v1/runs/{run}/attempts": "attempts", "/v1/runs/{run}/layout": "nodes", "/v1/docs": "documents",
+    "/v1/docs/{section}/{document}": "html",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 
@@ -603,3 +608,20 @@ def _cancelled(world: World) -> dict[str, str]:
     made = world.api.graph(task("only"))
     world.api.post(f"/v1/runs/{made['run']['runId']}/cancel").ok(202)
     return {"runId": made["run"]["runId"], "taskId": made["tasks"][0]["taskId"]}
+
+
+@case("POST", "/v1/markdown")
+def _markdown(world: World, path: str) -> Answer:
+    answer = world.api.post(path, {"markdown": "**b** <script>alert(1)</script>"})
+    assert answer.ok(200)["html"].startswith("<p><strong>b</strong> &lt;script&gt;")
+    return answer
+
+
+@case("POST", "/v1/workflows/check")
+def _check_workflow(world: World, path: str) -> Answer:
+    wrong = world.api.post(path, {"text": "## a: A\ndepends_on: b\n\nGo.", "adapter": "command"})
+    assert wrong.ok(200)["ok"] is False
+    assert wrong.json["problems"][0]["line"] in (1, 2)
+    answer = world.api.post(path, {"text": "## a: A\nrun: true\n\nGo.", "adapter": "command"})
+    assert (answer.ok(200)["ok"], len(answer.json["layout"]["nodes"])) == (True, 1)
+    return answer

@@ -86,8 +86,8 @@ def test_paths_and_methods_that_are_not_served(api: Api) -> None:
     api.get("/v1/hosts/host_x/stream").refused("upgrade_required")
 
 
-def test_the_landing_page_is_there(server: Server) -> None:
-    status, body = _with_host(server, "/console", "localhost")
+def test_the_console_is_there(server: Server) -> None:
+    status, body = _with_host(server, "/console/", "localhost")
     assert status == 200
     assert b"Flakes" in body
 

@@ -36,7 +36,9 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if mode == "breed":
         breed(config["stateDir"])
-    (path.parent / "up").touch()
+    (Path(config["stateDir"]) / "up").touch()
+    if os.access(path.parent, os.W_OK):
+        (path.parent / "up").touch()
     while mode != "retire" or not (path.parent / "retire").exists():
         time.sleep(0.02)
     return 0

@@ -22,6 +22,7 @@ from flakes.client import logs as log_stream
 from flakes.client.accounts import AccountMethods
 from flakes.client.artifacts import ArtifactMethods
 from flakes.client.events import Notice
+from flakes.client.pictures import PictureMethods
 from flakes.client.steering import SteeringMethods
 from flakes.client.transcripts import TranscriptMethods
 from flakes.client.transport import Address, Transport, error_of
@@ -34,7 +35,9 @@ from flakes.wire.events import Event, Events
 from flakes.wire.metrics import RunMetrics
 
 
-class Client(AccountMethods, ArtifactMethods, SteeringMethods, TranscriptMethods):
+class Client(
+    AccountMethods, ArtifactMethods, PictureMethods, SteeringMethods, TranscriptMethods
+):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 
     `locate` is asked for a new address when the connection is refused (a local session may move).
@@ -136,10 +139,14 @@ class Client(AccountMethods, ArtifactMethods, SteeringMethods, TranscriptMethods
         *,
         state: str | None = None,
         project_key: str | None = None,
+        words: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> runs.Runs:
-        params = {"state": state, "projectKey": project_key, "limit": limit, "cursor": cursor}
+        """Newest first; `words` stand in the name or the key."""
+        params = {
+            "state": state, "projectKey": project_key, "q": words, "limit": limit, "cursor": cursor,
+        }  # fmt: skip
         return await self._transport.call("GET", "/v1/runs", runs.Runs, params=params)
 
     async def close_run(self, run: str, reason: str | None = None) -> runs.Run:

@@ -10,6 +10,7 @@ BY_PROVIDER: Final[dict[str, str]] = {
     "bubblewrap": "namespaces (bubblewrap)",
     "matchlock": "virtual machine (matchlock)",
 }
+OUTER: Final = "around the whole sandbox, by its provider"
 BY_HAND: Final = "whatever `flakes sandbox` was started in"
 
 

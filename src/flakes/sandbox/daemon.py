@@ -24,14 +24,13 @@ import structlog
 
 from flakes import __version__
 from flakes.agents.registry import DRIVERS
-from flakes.core.isolation import NONE
 from flakes.core.task import Outcome
 from flakes.sandbox import processes
 from flakes.sandbox.directory import TaskDirectory
 from flakes.sandbox.inbox import Inbox
+from flakes.sandbox.isolation import described
 from flakes.sandbox.journal import Journal, Row, Statement
 from flakes.sandbox.lifecycle import Lifecycle, Services, directory_of, fitted
-from flakes.sandbox.limits import Degree
 from flakes.sandbox.outbox import Outbox
 from flakes.sandbox.uplink import Uplink
 from flakes.wire.codec import BodyError, decode, encode
@@ -89,10 +88,7 @@ class Daemon:
         self._journal = journal
         self._outbox = Outbox(journal)
         self._services = Services(config, journal, self._outbox)
-        isolation = self._services.spawner.isolation
-        self._isolation: tuple[str, Degree, str] = (
-            isolation.describe() if isolation else (NONE, "none", "tasks are ordinary processes")
-        )
+        self._isolation = described(config, self._services.spawner.isolation)
         self._state_dir = Path(config.state_dir)
         self._boot = secrets.token_hex(8)
         self._held: dict[str, Held] = {}

@@ -199,6 +199,23 @@ class Box:
         serving.add_done_callback(self._serving.discard)
 
 
+def described(config: SandboxConfig, isolation: Isolation | None) -> tuple[str, Degree, str]:
+    """What stands between tasks and the machine, in words, how far limits are enforced, and more on that."""
+    if isolation is not None:
+        return isolation.describe()
+    if config.isolation.kind == "none":
+        return labels.NONE, "none", "tasks are ordinary processes"
+    settings = config.isolation
+    given = {"memory": settings.memory_mb, "processors": settings.cpus}
+    bounded = [name for name, value in given.items() if value is not None]
+    if not bounded:
+        return labels.OUTER, "none", "no limits are configured"
+    reason = f"{' and '.join(bounded)} of the sandbox as a whole"
+    if settings.processes is None:
+        return labels.OUTER, "enforced", reason
+    return labels.OUTER, "partly", f"{reason}; processes not at all"
+
+
 def isolation_of(config: SandboxConfig) -> Isolation | None:
     """What the configuration asks for; None is no isolation. Raises `config_invalid`."""
     return Isolation(config) if config.isolation.kind == "bubblewrap" else None

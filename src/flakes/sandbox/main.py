@@ -22,7 +22,6 @@ from urllib.parse import urlsplit, urlunsplit
 import structlog
 
 from flakes.agents.registry import DRIVERS
-from flakes.core.isolation import NONE
 from flakes.log_stream import LogStream
 from flakes.wire.addresses import split
 from flakes.wire.config import SandboxConfig, credential
@@ -84,16 +83,13 @@ def describe(config: SandboxConfig) -> dict[str, Any]:
 
 def isolation_description(config: SandboxConfig) -> dict[str, Any]:
     """What stands between tasks and the machine, and which limits really hold."""
-    from flakes.sandbox.isolation import isolation_of
+    from flakes.sandbox.isolation import described, isolation_of
 
-    isolation = isolation_of(config)
-    if isolation is None:
-        none = {"degree": "none", "reason": "tasks are ordinary processes"}
-        return {"isolation": NONE, "networkAllow": None, "limits": none}
-    name, degree, reason = isolation.describe()
+    name, degree, reason = described(config, isolation_of(config))
+    isolated = config.isolation.kind == "bubblewrap"
     return {
         "isolation": name,
-        "networkAllow": config.isolation.network_allow,
+        "networkAllow": config.isolation.network_allow if isolated else None,
         "limits": {"degree": degree, "reason": reason},
     }
 

@@ -10,14 +10,15 @@ import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from flakes.server import openapi
+from flakes.server import console, openapi
 from flakes.server.api import (
     artifacts,
+    documents,
     events,
     fleet,
     messages,
@@ -47,16 +48,10 @@ ENDPOINTS: list[Endpoint] = [
     *service.ENDPOINTS, *projects.ENDPOINTS, *runs.ENDPOINTS, *tasks.ENDPOINTS, *events.ENDPOINTS,
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
-    *artifacts.ENDPOINTS, *observation.ENDPOINTS, *transcripts.ENDPOINTS,
+    *artifacts.ENDPOINTS, *observation.ENDPOINTS, *documents.ENDPOINTS, *transcripts.ENDPOINTS,
     *browser.ENDPOINTS, *password_sign_in.ENDPOINTS, *account.ENDPOINTS, *keys.ENDPOINTS,
     *device.ENDPOINTS, *oidc.ENDPOINTS,
 ]  # fmt: skip
-
-LANDING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Flakes</title>
-<style>body{font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem}</style>
-<h1>Flakes</h1><p>This server is running. Use the command line:</p>
-<pre>flakes runs list\nflakes watch RUN\nflakes inspect TASK --explain</pre>
-<p>The API is described at <a href="/openapi.json">/openapi.json</a>.</p></html>"""
 
 
 def build(plane: Plane) -> Starlette:
@@ -71,8 +66,7 @@ def build(plane: Plane) -> Starlette:
         Route("/v1/sandboxes/{sandboxId}/stream", _upgrade_required),
         Route("/v1/hosts/{hostId}/stream", _upgrade_required),
         Route("/device", device_page.page(plane), methods=["GET", "POST"]),
-        Route("/console", _landing),
-        Route("/", _landing),
+        *console.routes(),
     ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _no_route})  # pyright: ignore[reportArgumentType]
     app.state.openapi = openapi.document(ENDPOINTS)
@@ -147,10 +141,6 @@ async def _close(socket: WebSocket) -> None:
 
 async def _upgrade_required(request: Request) -> Response:
     return refusal(ApiError("upgrade_required", "this address speaks WebSocket", "connect with a WebSocket client"))
-
-
-async def _landing(request: Request) -> Response:
-    return HTMLResponse(LANDING)
 
 
 async def _no_route(request: Request, error: HTTPException) -> Response:

@@ -125,9 +125,10 @@ class ServerConfig(Body, frozen=True, kw_only=True):
 
 
 class Isolation(Body, frozen=True, kw_only=True):
-    """What the daemon puts each task into. Without `kind` a task is an ordinary process of the user."""
+    """What the daemon puts each task into: nothing (`none`: a task is an ordinary process of the user), namespaces
+    (`bubblewrap`), or nothing because the whole sandbox is inside something (`outer`)."""
 
-    kind: Literal["none", "bubblewrap"] = "none"
+    kind: Literal["none", "bubblewrap", "outer"] = "none"
     executable: str = "bwrap"
     """The program `bwrap`: a path, or a name on PATH."""
     read_only: list[str] = []

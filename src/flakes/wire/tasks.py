@@ -168,6 +168,19 @@ class Attempt(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
 
 
+class RunAttempt(Attempt, frozen=True, kw_only=True, omit_defaults=True):
+    """An attempt among those of all tasks of a run."""
+
+    task_id: str
+
+
+class RunAttempts(Frozen, frozen=True, kw_only=True):
+    """A page of attempts, oldest first."""
+
+    attempts: list[RunAttempt]
+    next_cursor: str | None = None
+
+
 class Explanation(Frozen, frozen=True, kw_only=True):
     """Why a task is not running, from stored facts."""
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from flakes.wire.config import PoolConfig, SandboxConfig
+from flakes.wire.config import Isolation, PoolConfig, SandboxConfig
 from flakes.wire.errors import ApiError
 
 
@@ -138,8 +138,19 @@ def check_executable(path: str, key: str) -> None:
         )
 
 
-def bound(pool: PoolConfig, where: str, name: str, *, whole: bool) -> float | None:
-    """A limit among the pool's `resourceBounds`: a positive number, or None. Raises `config_invalid`."""
+def bounds(pool: PoolConfig, where: str) -> Isolation:
+    """The limits among the pool's `resourceBounds`, as the daemon gets them. Raises `config_invalid`."""
+    memory_mb = _bound(pool, where, "memoryMb", whole=True)
+    cpus = _bound(pool, where, "cpus", whole=False)
+    processes = _bound(pool, where, "processes", whole=True)
+    return Isolation(
+        memory_mb=None if memory_mb is None else int(memory_mb),
+        cpus=None if cpus is None else float(cpus),
+        processes=None if processes is None else int(processes),
+    )
+
+
+def _bound(pool: PoolConfig, where: str, name: str, *, whole: bool) -> float | None:
     value = pool.resource_bounds.get(name)
     if value is None:
         return None

@@ -23,14 +23,14 @@ from flakes.host.providers.base import (
     Handle,
     LaunchError,
     LaunchSpec,
-    bound,
+    bounds,
     check_executable,
     check_shown,
     refuse_fields,
 )
 from flakes.host.providers.process import ProcessProvider
 from flakes.wire import config as configuration
-from flakes.wire.config import Isolation, PoolConfig, SandboxConfig
+from flakes.wire.config import PoolConfig, SandboxConfig
 from flakes.wire.errors import ApiError
 
 PROGRAM = "bwrap"
@@ -57,7 +57,7 @@ class BubblewrapProvider(ProcessProvider):
             check_shown(path, f"{where}.readOnly", hidden)
         for name, path in pool.executable_paths.items():
             check_executable(path, f"{where}.executablePaths.{name}")
-        _limits(pool, where)
+        bounds(pool, where)
 
     async def unavailable(self, pool: PoolConfig) -> str:
         return await _trial(pool.executable_paths.get(PROGRAM, PROGRAM))
@@ -70,16 +70,13 @@ class BubblewrapProvider(ProcessProvider):
         directory: Path,
         hidden: Sequence[Path],
     ) -> tuple[tuple[str, ...], SandboxConfig]:
-        memory_mb, cpus, processes = _limits(pool, pool.pool_key)
-        isolation = Isolation(
+        isolation = msgspec.structs.replace(
+            bounds(pool, pool.pool_key),
             kind="bubblewrap",
             executable=pool.executable_paths.get(PROGRAM, PROGRAM),
             read_only=pool.read_only,
             hidden=[str(path) for path in hidden],
             network_allow=pool.network.allow,
-            memory_mb=memory_mb,
-            cpus=cpus,
-            processes=processes,
         )
         argv, _ = super().arrange(pool, sandbox, daemon_argv, directory, hidden)
         return argv, msgspec.structs.replace(sandbox, isolation=isolation)
@@ -143,14 +140,3 @@ async def _trial(program: str) -> str:
         return ""
     text = said.decode("utf-8", "replace").strip()[:REASON_LENGTH_MAX]
     return f"bubblewrap cannot isolate here: {text or f'exit code {process.returncode}'}"
-
-
-def _limits(pool: PoolConfig, where: str) -> tuple[int | None, float | None, int | None]:
-    memory_mb = bound(pool, where, "memoryMb", whole=True)
-    cpus = bound(pool, where, "cpus", whole=False)
-    processes = bound(pool, where, "processes", whole=True)
-    return (
-        None if memory_mb is None else int(memory_mb),
-        None if cpus is None else float(cpus),
-        None if processes is None else int(processes),
-    )

@@ -34,11 +34,12 @@ from flakes.host.providers.base import (
     Handle,
     LaunchError,
     LaunchSpec,
-    bound,
+    bounds,
     check_executable,
     check_shown,
     refuse_fields,
 )
+from flakes.wire.addresses import split
 from flakes.wire.config import PoolConfig, SandboxConfig
 from flakes.wire.errors import ApiError
 
@@ -101,8 +102,7 @@ class MatchlockProvider:
                 raise _invalid(
                     f"{where}.network.allow", f"`{text}`: matchlock knows hosts only", fix
                 )
-        for name, whole in (("memoryMb", True), ("cpus", False)):
-            bound(pool, where, name, whole=whole)
+        bounds(pool, where)
 
     async def unavailable(self, pool: PoolConfig) -> str:
         code, _, err = await _call([pool.executable_paths["matchlock"], "list"], CALL_S)
@@ -125,12 +125,13 @@ class MatchlockProvider:
         ]  # fmt: skip
         for mount in pool.mounts:
             argv += ["-v", mount]
-        control_plane = urlsplit(sandbox.control_plane_url).hostname or ""
-        for entry in dict.fromkeys([control_plane, *pool.network.allow]):
+        control_plane = [urlsplit(address).hostname or "" for address in split(sandbox.control_plane_url)]
+        for entry in dict.fromkeys([*control_plane, *pool.network.allow]):
             argv += ["--allow-host", entry]
-        for name, option in (("memoryMb", "--memory"), ("cpus", "--cpus")):
-            if name in pool.resource_bounds:
-                argv += [option, str(pool.resource_bounds[name])]
+        limits = bounds(pool, pool.pool_key)
+        for value, option in ((limits.memory_mb, "--memory"), (limits.cpus, "--cpus")):
+            if value is not None:
+                argv += [option, f"{value:g}" if isinstance(value, float) else str(value)]
         flakes = pool.executable_paths.get("flakes", FLAKES)
         argv += ["--image", str(pool.matchlock_image), "--", "/bin/sh", "-c", WRAPPER, "sh"]
         argv += [flakes, "sandbox", "--config", f"{GUEST_FLAKES}/sandbox.toml"]
@@ -139,6 +140,7 @@ class MatchlockProvider:
             credential_file=f"{GUEST_FLAKES}/sandbox.credential",
             state_dir=GUEST_STATE,
             sessions_dir=None,  # the host's is not in there
+            isolation=msgspec.structs.replace(limits, kind="outer"),
         )
         return tuple(argv), guest
 

@@ -19,6 +19,8 @@ class RunsQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
     cursor: str | None = None
     state: str | None = None
     project_key: str | None = None
+    q: str | None = None
+    """Words that stand in the name or the key."""
 
 
 async def put(call: Call) -> Answer:
@@ -49,7 +51,7 @@ async def page(call: Call) -> Runs:
     async with call.plane.database.connection() as conn:
         found = await runs.page(
             conn, call.owner_id, before=query.cursor, limit=limit, state=query.state,
-            project_key=query.project_key,
+            project_key=query.project_key, words=query.q and query.q.strip()[:200],
         )  # fmt: skip
     return Runs(runs=found, next_cursor=found[-1].run_id if len(found) == limit else None)
 

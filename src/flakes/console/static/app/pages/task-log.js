@@ -1,0 +1,102 @@
+// @ts-check
+/** The log of a task over all its attempts, followed while it grows; it stays at the end only while the reader is there. */
+import { send, v1 } from "../api.js";
+import { pieces } from "../ansi.js";
+import { cx, html, signal, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
+import { SseParser } from "../sse.js";
+import { clock, local } from "../time.js";
+import { Problem } from "../ui/parts.js";
+
+const LINE = 19, KEPT = 50_000, TAIL = 1_000;
+
+/** Lines as they come. @param {string} taskId @param {string} channel @param {boolean} whole @param {number} again */
+function useLog(taskId, channel, whole, again) {
+  const state = useMemo(() => ({ lines: signal(/** @type {any[]} */ ([])), status: signal("connecting"), error: signal(/** @type {any} */ (null)) }), [taskId, channel, whole, again]);
+  useEffect(() => {
+    let cursor = "", gone = false, frame = 0, attempt = 0, timer = 0;
+    /** @type {any[]} */
+    let fresh = [];
+    let controller = new AbortController();
+    const flush = () => {
+      frame = 0;
+      const all = state.lines.value.concat(fresh);
+      fresh = [];
+      state.lines.value = all.length > KEPT ? all.slice(-KEPT) : all;
+    };
+    const run = async () => {
+      if (gone || document.hidden) return;
+      controller = new AbortController();
+      try {
+        const query = { follow: 1, channel, ...(cursor ? { after: cursor } : whole ? {} : { tail: TAIL }) };
+        const response = await send("GET", v1("tasks", taskId, "logs"), { query, signal: controller.signal });
+        attempt = 0;
+        state.status.value = "live";
+        const parser = new SseParser(), reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+        for (;;) {
+          const { done, value } = await reader.read();
+          if (done) break;
+          for (const { id, event, data } of parser.push(value)) {
+            if (event === "end") { state.status.value = "ended"; gone = true; }
+            else if (data) { cursor = id; fresh.push(JSON.parse(data)); }
+          }
+          frame ||= requestAnimationFrame(flush);
+        }
+      } catch (error) {
+        if (/** @type {any} */ (error).status >= 400 && /** @type {any} */ (error).status < 500) { state.error.value = error; gone = true; }
+      }
+      if (gone) return;
+      state.status.value = "lost";
+      timer = setTimeout(run, Math.min(5_000, 400 * 2 ** attempt++));
+    };
+    const seen = () => { if (document.hidden) controller.abort(); else { clearTimeout(timer); run(); } };
+    document.addEventListener("visibilitychange", seen);
+    run();
+    return () => { gone = true; controller.abort(); clearTimeout(timer); cancelAnimationFrame(frame); document.removeEventListener("visibilitychange", seen); };
+  }, [state]);
+  return state;
+}
+
+/** @param {{task: any}} props */
+export function Log({ task }) {
+  const [channel, setChannel] = useState("");
+  const [whole, setWhole] = useState(false);
+  const [words, setWords] = useState("");
+  const [times, setTimes] = useState(true);
+  // Another attempt after the end of the log: follow anew.
+  const log = useLog(task.taskId, channel, whole, task.status === "RUNNING" || task.status === "QUEUED" ? task.attempt : 0);
+  const box = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const stuck = useRef(true);
+  const [view, setView] = useState({ top: 0, height: 480, atEnd: true });
+  const lines = log.lines.value, status = log.status.value;
+  const wanted = words.trim().toLowerCase();
+  const rows = useMemo(() => (wanted ? lines.filter((line) => line.text.toLowerCase().includes(wanted)) : lines), [lines, wanted]);
+
+  useLayoutEffect(() => { const e = box.current; if (e && stuck.current) e.scrollTop = e.scrollHeight; }, [rows, status]);
+  const scrolled = () => {
+    const e = box.current;
+    if (!e) return;
+    stuck.current = e.scrollHeight - e.scrollTop - e.clientHeight < LINE * 2;
+    setView({ top: e.scrollTop, height: e.clientHeight, atEnd: stuck.current });
+  };
+  const first = Math.max(0, Math.floor(view.top / LINE) - 20), last = Math.ceil((view.top + Math.max(view.height, 480)) / LINE) + 20;
+  const from = view.atEnd ? Math.max(0, rows.length - Math.ceil(Math.max(view.height, 480) / LINE) - 40) : first;
+  const shown = rows.slice(from, view.atEnd ? rows.length : last);
+  return html`<div class="log-card card">
+    <div class="card-head">
+      <select aria-label="Channel" value=${channel} onChange=${(/** @type {any} */ e) => setChannel(e.target.value)}><option value="">All channels</option><option>stdout</option><option>stderr</option><option>system</option></select>
+      <label class="search"><span class="sr">Find in the log</span><input type="search" placeholder="Find in the log" onInput=${(/** @type {any} */ e) => setWords(e.target.value)} /><kbd aria-hidden="true">/</kbd></label>
+      <label class="check"><input type="checkbox" checked=${times} onChange=${() => setTimes(!times)} />Times</label>
+      <span class="spring" />
+      <span class="muted num" role="status">${rows.length.toLocaleString("en")}${wanted ? ` of ${lines.length.toLocaleString("en")}` : ""} lines${{ live: ", following", ended: "", lost: ", reconnecting", connecting: "" }[status]}</span>
+      ${!whole && lines.length >= TAIL && html`<button onClick=${() => setWhole(true)}>From the beginning</button>`}
+    </div>
+    ${log.error.value && html`<${Problem} error=${log.error.value} />`}
+    <div class="log" ref=${box} onScroll=${scrolled} tabindex="0" role="log" aria-label="Log" aria-live="off">
+      ${rows.length === 0 && html`<p class="muted log-empty">${status === "live" || status === "ended" ? (wanted ? "No line matches." : status === "ended" ? "It printed nothing." : "Nothing printed yet.") : "…"}</p>`}
+      <div style=${{ height: `${rows.length * LINE}px` }}><div style=${{ transform: `translateY(${from * LINE}px)` }}>
+        ${shown.map((line) => html`<div key=${line.cursor} class=${cx("log-line", `ch-${line.channel}`)}>${times && html`<time datetime=${line.at} title=${local(line.at)}>${clock(line.at)}</time>`}<span>${pieces(line.text).map(([name, text]) => (name ? html`<span class=${name}>${text}</span>` : text))}</span></div>`)}
+      </div></div>
+    </div>
+    ${!view.atEnd && status === "live" && html`<button class="log-jump" onClick=${() => { stuck.current = true; const e = box.current; if (e) e.scrollTop = e.scrollHeight; }}>Jump to the end ↓</button>`}
+  </div>`;
+}

@@ -1,0 +1,53 @@
+"""Where the tasks of a run are drawn, as the API answers it. Lengths are CSS pixels."""
+
+from __future__ import annotations
+
+from flakes.core import layout
+from flakes.wire.codec import Frozen
+
+
+class LayoutNode(Frozen, frozen=True, kw_only=True):
+    """One task, or a bundle of alike ones; `x` and `y` are its upper left corner."""
+
+    task_keys: list[str]
+    layer: int
+    x: float
+    y: float
+
+
+class LayoutEdge(Frozen, frozen=True, kw_only=True):
+    """From what is depended on to the dependent, by index into `nodes`; `via` are the heights at which
+    it crosses the layers in between."""
+
+    source: int
+    target: int
+    via: list[float]
+
+
+class Layout(Frozen, frozen=True, kw_only=True):
+    """`bundled`: some nodes stand for many tasks."""
+
+    nodes: list[LayoutNode]
+    edges: list[LayoutEdge]
+    width: float
+    height: float
+    node_width: float = layout.NODE_WIDTH
+    node_height: float = layout.NODE_HEIGHT
+    column: float = layout.COLUMN
+    bundled: bool
+
+
+def of(drawn: layout.Layout) -> Layout:
+    """A computed layout as the wire has it."""
+    return Layout(
+        nodes=[
+            LayoutNode(task_keys=list(n.keys), layer=n.layer, x=n.x, y=round(n.y, 1)) for n in drawn.nodes
+        ],
+        edges=[
+            LayoutEdge(source=e.source, target=e.target, via=[round(y, 1) for y in e.via])
+            for e in drawn.edges
+        ],
+        width=drawn.width,
+        height=drawn.height,
+        bundled=drawn.bundled,
+    )
