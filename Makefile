@@ -12,6 +12,7 @@ demo: ## Run a real workflow on a local session of its own, and leave nothing ru
 
 test: ## Set up what the tests need and run them all
 	@tools/setup.sh dev
+	@tools/setup.sh agents
 	@.venv/bin/python -m pytest -n 4 --dist loadfile
 
 check: ## Format, lint, types, layers, migrations (under 30 s)

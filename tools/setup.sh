@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes .venv from one pinned and hashed requirement file: `tools/setup.sh base` or `tools/setup.sh dev`.
+# Makes .venv from one pinned and hashed requirement file: `tools/setup.sh base` or `tools/setup.sh dev`; with
+# `tools/setup.sh agents`, puts the agents that the tests drive into .venv/agents, by their own lock file.
 # Nothing outside the checkout is touched, except that on Debian, as root, packages that are missing are installed:
 # python3-venv, and for `dev` what some tests need and skip without (a browser, namespaces, network tools).
 # When nothing has changed since the last time, it does nothing and needs no network.
@@ -7,6 +8,32 @@ set -eu
 cd "$(dirname "$0")/.."
 wanted=$1
 requirements=requirements/$wanted.txt
+
+# Where they cannot be installed, the file `skipped` says why, and the tests that need them are skipped.
+install_agents() {
+    agents=.venv/agents
+    lock=tests/agents/package-lock.json
+    stamp=$(cksum <"$lock" | tr ' ' '-')
+    [ "$(cat "$agents/.stamp" 2>/dev/null)" = "$stamp" ] && return
+    mkdir -p "$agents"
+    rm -rf "$agents/node_modules" "$agents/skipped"
+    cp tests/agents/package.json "$lock" "$agents"
+    if ! command -v npm >/dev/null; then
+        echo "there is no npm on the PATH" >"$agents/skipped"
+    elif echo "installing the agents that the tests drive (pinned and hashed)" >&2 &&
+        ! (cd "$agents" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >npm.log 2>&1); then
+        rm -rf "$agents/node_modules"
+        echo "npm ci failed: $(grep -m 1 -i 'error' "$agents/npm.log" || tail -n 1 "$agents/npm.log")" >"$agents/skipped"
+    else
+        echo "$stamp" >"$agents/.stamp"
+        return
+    fi
+    echo "skipping them: $(cat "$agents/skipped")" >&2
+}
+if [ "$wanted" = agents ]; then
+    install_agents
+    exit 0
+fi
 
 find_python() {
     for name in "${PYTHON:-}" python3.13 python3.12 python3.11 python3 python3.14; do

@@ -213,6 +213,7 @@ for _path, _holds in {
     "/v1/artifacts/{artifactId}": "locations", "/v1/artifacts/{artifactId}/upload": "offset",
     "/v1/runs/{run}/artifacts": "artifacts", "/v1/runs/{run}/outputs": "outputs",
     "/v1/runs/{run}/metrics": "parallelism", "/v1/runs/{run}/explanations": "tasks",
+    "/v1/tasks/{taskId}/transcript": "entries", "/v1/projects/{projectKey}/metrics": "tokens",
     "/v1/runs/{run}/attempts": "attempts", "/v1/runs/{run}/layout": "nodes", "/v1/docs": "documents",
     "/v1/docs/{section}/{document}": "html",
 }.items():  # fmt: skip

@@ -46,10 +46,12 @@ from flakes.wire.sandbox_stream import (
     LogLine,
     LogLines,
     Result,
+    TranscriptChunk,
     Upstream,
     Welcome,
 )
 from flakes.wire.tasks import TaskDefinition
+from flakes.wire.transcripts import AgentUsage, EntryBody
 
 PATIENCE_S = 20.0
 TOKEN = "sandbox-token"
@@ -70,6 +72,9 @@ class ControlPlane:
         self.inputs: list[InputState] = []
         self.result_times = 0
         self.lines: dict[str, dict[int, LogLine]] = {}
+        self.entries: dict[str, dict[int, EntryBody]] = {}
+        """Transcripts, by assignment and number."""
+        self.usage: dict[str, AgentUsage] = {}
         self.frame_sizes: list[int] = []
         self.flying_max = 0
         self.seqs: list[int] = []
@@ -207,6 +212,12 @@ class ControlPlane:
         assert sorted(lines) == list(range(len(lines))), "numbered from 0 without gaps"
         return [lines[n].text for n in sorted(lines) if lines[n].channel == channel]
 
+    def transcript(self, assignment_id: str, *kinds: str) -> list[EntryBody]:
+        """The transcript so far, or its entries of these kinds."""
+        entries = self.entries.get(assignment_id, {})
+        assert sorted(entries) == list(range(len(entries))), "numbered from 0 without gaps"
+        return [entries[n] for n in sorted(entries) if not kinds or entries[n].kind in kinds]
+
     # ---- the wire -----------------------------------------------------------------------------------
 
     async def _stream(self, ws: WebSocket) -> None:
@@ -265,6 +276,11 @@ class ControlPlane:
             elif isinstance(message, Result):
                 self.result_times += 1
                 self.results.setdefault(assignment_id, message)
+            elif isinstance(message, TranscriptChunk):
+                entries = self.entries.setdefault(assignment_id, {})
+                for entry_number, entry in enumerate(message.entries, message.first_entry):
+                    assert entries.setdefault(entry_number, entry) == entry
+                self.usage[assignment_id] = message.usage or self.usage.get(assignment_id, AgentUsage())
             elif isinstance(message, LogLines):
                 lines = self.lines.setdefault(assignment_id, {})
                 for line_number, line in enumerate(message.lines, message.first_line):
@@ -336,10 +352,13 @@ class DaemonProcess:
             "maxConcurrency": 8,
         } | config
         self.config_path = directory / "sandbox.toml"
-        lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
-        lines += ["", "[env]", "CONFIGURED = 'yes'"]
+        tables = {"env": {"CONFIGURED": "yes"}}
         if isolation is not None:
-            lines += ["", "[isolation]", *(f"{k} = {_toml(v)}" for k, v in isolation.items())]
+            tables["isolation"] = isolation
+        tables |= {key: values.pop(key) for key in list(values) if isinstance(values[key], dict)}
+        lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
+        for name, table in tables.items():
+            lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
         self.config_path.write_text("\n".join(lines) + "\n")
         self.process: subprocess.Popen[bytes] | None = None
 

@@ -12,7 +12,8 @@ import pytest
 
 from flakes.core import fleet
 from flakes.core.fleet import InstanceEvent, InstanceState, step
-from flakes.store import accounts, bindings, fleet as asked, hosts, leases, links, projects, sandboxes
+from flakes.store import accounts, bindings, hosts, leases, links, projects, sandboxes
+from flakes.store import fleet as asked
 from flakes.store.database import Query, run
 from flakes.store.identifiers import new_id
 from flakes.wire.errors import ApiError

@@ -29,17 +29,23 @@ class Capabilities:
     inbox: bool = False
     """Reads messages by itself from the file `$FLAKES_INBOX`; the driver has nothing to do with them."""
     resume: bool = False
+    """Can go on with its own session of an earlier attempt (`Job.session`)."""
     usage: bool = False
+    converses: bool = False
+    """An agent that takes any number of turns: it gets tools, corrections, and a transcript."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What `check` found: whether the agent can be used here, and what to do when it cannot."""
+    """What `check` found: whether the agent can be used here, and what to do when it cannot.
+
+    `signed_in` None: it cannot be told without asking a provider."""
 
     usable: bool
     version: str = ""
     message: str = ""
     fix: str = ""
+    signed_in: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +57,30 @@ class SessionRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Installation:
+    """Where an agent is on this machine. `command` starts it (else its usual name, found on the PATH);
+    `config_dir` holds the user's own settings and credentials of it (else their usual place)."""
+
+    command: tuple[str, ...] = ()
+    config_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Where the tools of the task are: an MCP endpoint (streamable HTTP) and the bearer that opens it."""
+
+    url: str
+    bearer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One attempt of one task, as a driver sees it. Paths are absolute.
 
     `env` is the complete environment of every process of the attempt; nothing is inherited beside it.
     `input` is the task's own, not yet checked: what is allowed in it is the driver's to say.
+    `home` is private to the attempt; `session_dir` is the task's, and what an agent keeps there is there
+    again in a later attempt that goes on with it. `instructions` is a file for the agent's system prompt.
     """
 
     assignment_id: str
@@ -73,11 +98,17 @@ class Job:
     effort: str | None = None
     permission_mode: Literal["auto", "ask", "readOnly"] | None = None
     session: SessionRef | None = None
+    home: Path = Path("/nonexistent")
+    session_dir: Path = Path("/nonexistent")
+    instructions: Path | None = None
+    installation: Installation = Installation()
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a turn, normalised: `input_total` includes what was cached, `output` the reasoning."""
+    """Tokens, normalised: `input_total` includes what was cached, `output` the reasoning. `cost_usd` None:
+    the agent does not say."""
 
     input_total: int = 0
     cached_read: int = 0
@@ -87,21 +118,53 @@ class Usage:
     cost_usd: float | None = None
     calls: int = 0
 
+    def __add__(self, other: Usage) -> Usage:
+        costs = [each for each in (self.cost_usd, other.cost_usd) if each is not None]
+        return Usage(
+            input_total=self.input_total + other.input_total,
+            cached_read=self.cached_read + other.cached_read,
+            cached_write=self.cached_write + other.cached_write,
+            output=self.output + other.output,
+            reasoning=self.reasoning + other.reasoning,
+            cost_usd=sum(costs) if costs else None,
+            calls=self.calls + other.calls,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class AgentEvent:
     """Something that happened inside a turn.
 
     `data` by kind: `output` {channel: stdout|stderr, chunk: bytes} (raw bytes as they came, lines may be
-    cut anywhere); `text` {text}; `tool` {state: start|update|end, id, name, ...}; `usage` {usage};
-    `session` {session}; `input` {state: accepted|delivered|done|dropped}; `notice` {level, text}.
-    `raw` is the agent's own record, for the transcript.
+    cut anywhere); `text` {text} (what the agent said, a message at a time) and `thinking` {text}; `tool`
+    {state: start|end, id, name, and input at its start, output and ok at its end}; `usage` {usage} (what
+    was spent since the last one); `session` {session}; `notice` {level, text}; `record` {} (nothing but
+    `raw`). `raw` is the agent's own record, for the transcript; never one that repeats earlier ones.
     """
 
-    kind: Literal["output", "text", "tool", "usage", "session", "input", "notice"]
+    kind: Literal["output", "text", "thinking", "tool", "usage", "session", "notice", "record"]
     data: Mapping[str, Any]
-    op_id: str | None = None
     raw: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An agent wants to do something and asks first. `id` is the agent's own, unique in the attempt;
+    `effect` is what kind of thing it is, `paths` the files it would write, when that is all it would do."""
+
+    id: str
+    title: str
+    effect: Literal["read", "write", "execute", "other"]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to a question; `reason` is for the agent to read."""
+
+    allowed: bool
+    reason: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -202,14 +265,19 @@ class Host(Protocol):
         """Report an event. Waits while the receiver is behind: that is how an agent is slowed down."""
         ...
 
+    async def permit(self, question: Question) -> Decision:
+        """Whether the agent may; waits for as long as somebody takes to answer."""
+        ...
+
 
 class Driver(Protocol):
     """One agent's wire."""
 
     def capabilities(self) -> Capabilities: ...
 
-    async def check(self) -> Check:
-        """For diagnosis only: is the agent here, in which version, signed in?"""
+    async def check(self, installation: Installation) -> Check:
+        """For diagnosis only: is the agent here, in which version, signed in? Of the calling process's
+        own PATH and home."""
         ...
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:

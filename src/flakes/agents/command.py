@@ -20,6 +20,7 @@ from flakes.agents.base import (
     Check,
     Exit,
     Host,
+    Installation,
     Job,
     Output,
     Process,
@@ -43,7 +44,7 @@ class CommandDriver:
     def capabilities(self) -> Capabilities:
         return Capabilities(inbox=True)
 
-    async def check(self) -> Check:
+    async def check(self, installation: Installation) -> Check:
         return Check(usable=True)
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from flakes.agents.base import Capabilities, Check, Host, Job, SessionRef, TurnResult
+from flakes.agents.base import Capabilities, Check, Host, Installation, Job, SessionRef, TurnResult
 
 
 class NoopDriver:
@@ -18,7 +18,7 @@ class NoopDriver:
     def capabilities(self) -> Capabilities:
         return Capabilities(directory=False)
 
-    async def check(self) -> Check:
+    async def check(self, installation: Installation) -> Check:
         return Check(usable=True)
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:

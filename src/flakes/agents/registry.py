@@ -6,12 +6,18 @@ from collections.abc import Callable
 from typing import Final
 
 from flakes.agents.base import Driver
+from flakes.agents.claude import ClaudeDriver
+from flakes.agents.codex import CodexDriver
 from flakes.agents.command import CommandDriver
 from flakes.agents.noop import NoopDriver
+from flakes.agents.pi import PiDriver
 
 DRIVERS: Final[dict[str, Callable[[], Driver]]] = {
+    "claude": ClaudeDriver,
+    "codex": CodexDriver,
     "command": CommandDriver,
     "noop": NoopDriver,
+    "pi": PiDriver,
 }
 
 

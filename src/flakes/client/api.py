@@ -25,6 +25,7 @@ from flakes.client.events import Notice
 from flakes.client.fleet import FleetMethods
 from flakes.client.pictures import PictureMethods
 from flakes.client.steering import SteeringMethods
+from flakes.client.transcripts import TranscriptMethods
 from flakes.client.transport import Address, Transport, error_of
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
@@ -35,7 +36,9 @@ from flakes.wire.events import Event, Events
 from flakes.wire.metrics import RunMetrics
 
 
-class Client(AccountMethods, ArtifactMethods, FleetMethods, PictureMethods, SteeringMethods):
+class Client(
+    AccountMethods, ArtifactMethods, FleetMethods, PictureMethods, SteeringMethods, TranscriptMethods
+):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 
     `locate` is asked for a new address when the connection is refused (a local session may move).

@@ -110,6 +110,8 @@ class Instances:
             capabilities=pool.advertised_capabilities,
             max_concurrency=pool.max_concurrency,
             env=pool.env,
+            agent=pool.agent,
+            sessions_dir=str(self._root.parent / "sessions"),
             log_format=config.log_format,
         )
         toml = directory / "sandbox.toml"

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from flakes.agents.base import AgentError, AgentEvent
+from flakes.agents.base import AgentError, AgentEvent, Decision, Question
 from flakes.sandbox.isolation import Box
 from flakes.sandbox.spawn import Spawned, Spawner
 
@@ -39,6 +39,7 @@ class Containment:
         self._box: Box | None = None
         self.env: Mapping[str, str] = {}
         self.cwd = Path("/")
+        self.on_question: Callable[[Question], Awaitable[Decision]] | None = None
 
     def confine(self, root: Path, tools: Path, say: Callable[[str], None]) -> None:
         """Where the sandbox isolates its tasks: show the processes `root` and `tools` alone, and fit the
@@ -81,6 +82,12 @@ class Containment:
     async def emit(self, event: AgentEvent) -> None:
         """See `Host.emit`."""
         await self._on_event(event)
+
+    async def permit(self, question: Question) -> Decision:
+        """See `Host.permit`. Nobody who could be asked is a no."""
+        if self.on_question is None:
+            return Decision(False, "nobody can be asked")
+        return await self.on_question(question)
 
     async def gone(self) -> None:
         """Until nothing of what was started so far is left; ends nothing by itself."""

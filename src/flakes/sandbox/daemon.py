@@ -130,6 +130,7 @@ class Daemon:
             await self._services.spawner.close()
             await self._services.blobs.close()
             await self._services.forwarder.close()
+            await self._services.mcp.close()
         log.info("ends", drained=idle.done() and not idle.cancelled())
         return 1 if self._journal.broken.done() else 0
 
@@ -392,6 +393,10 @@ class Daemon:
                 interrupted.append(row)
         self._undecided.extend(sorted(self._held.values(), key=lambda held: held.deciding_seq))
         await self._make_sure_gone(interrupted)
+        for row in interrupted:
+            kept = TaskDirectory(Path(row.directory))
+            await asyncio.to_thread(self._services.sessions.keep, kept)
+        await asyncio.to_thread(self._services.sessions.prune)
         for row in interrupted:
             held = Held(row.assignment_id, "running", TaskDirectory(Path(row.directory)))
             self._held[held.assignment_id] = held

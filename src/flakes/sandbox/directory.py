@@ -1,9 +1,10 @@
-"""An assignment's directory: its layout, its brief, and its environment.
+"""An assignment's directory: its layout and its environment.
 
 ``work/`` (the working directory, empty at first), ``brief.md``, ``inputs/<task>/<output>``,
 ``inputs/artifacts/<name>``, ``outputs/``,
 ``inbox.jsonl``, ``tmp/``, ``state/`` (what the task keeps beside its work, such as its workpad), ``bin/``
-(the `flakes` command of the task, first on its PATH). It is made anew for every attempt and removed when
+(the `flakes` command of the task, first on its PATH), and for an agent ``home/`` (its own, with copies of
+the user's credentials) and ``session/`` (its conversation with itself, see `sessions`). It is made anew for every attempt and removed when
 the result is acknowledged. What comes into the environment is listed here (and, for the socket, in
 `tools.place`) and nowhere else: nothing is inherited by accident.
 """
@@ -45,6 +46,8 @@ class TaskDirectory:
         self.inbox = root / "inbox.jsonl"
         self.state = root / "state"
         self.bin = root / "bin"
+        self.home = root / "home"
+        self.session = root / "session"
 
     def create(self, brief: str) -> None:
         """Make it, empty; a directory that an earlier attempt left under the same id is removed."""
@@ -119,33 +122,6 @@ def disk_full_error(path: Path) -> AgentError:
         f"the disk that holds {path} is full",
         "free some space on the sandbox's machine, or move `stateDir` to a larger disk",
     )
-
-
-def brief_of(definition: TaskDefinition, assignment: Assignment) -> str:
-    """The brief as Markdown: title, body, acceptance, what there is to read and to leave behind."""
-    parts = [f"# {definition.title}"]
-    if definition.body_markdown.strip():
-        parts.append(definition.body_markdown.strip())
-    if definition.acceptance:
-        parts.append("## Acceptance\n\n" + "\n".join(f"- {item}" for item in definition.acceptance))
-    if assignment.inputs:
-        names = [f"- `{item.task_key}/{item.output_key}`" for item in assignment.inputs]
-        parts.append("## Inputs\n\nFiles in `$FLAKES_INPUTS`:\n\n" + "\n".join(names))
-    if assignment.artifacts:
-        files = artifact_names(assignment.artifacts)
-        names = [
-            f"- `{files[each.artifact_id]}` ({each.artifact_id}, {each.size_bytes} bytes)"
-            for each in assignment.artifacts
-        ]
-        heading = f"## Artifacts\n\nFiles in `$FLAKES_INPUTS/{ARTIFACTS}`:\n\n"
-        parts.append(heading + "\n".join(names))
-    if definition.declared_outputs:
-        names = [
-            f"- `{key}` ({declared.kind}{'' if declared.required else ', optional'})"
-            for key, declared in definition.declared_outputs.items()
-        ]
-        parts.append("## Outputs\n\nLeave as files in `$FLAKES_OUTPUTS`:\n\n" + "\n".join(names))
-    return "\n\n".join(parts) + "\n"
 
 
 def environment(

@@ -3,7 +3,8 @@
 An id goes into the journal before its message goes to the agent, so a message that comes again, also to
 the daemon's successor, is known. How an agent takes messages is its driver's to say: as lines of a file
 that it reads when it likes (``delivered`` with the line on disk, ``consumed`` when the task says so), or
-said into a running turn (``steer``) and as further turns (``follow_up``). The inbox refuses to know what a
+said into a running turn (``steer``), as further turns (``follow_up``), or as the next one after ending the
+running one (``interrupt``). The inbox refuses to know what a
 message means, and never holds up the stream: `take` returns at once.
 
 What is still here when the assignment ends is not reported: the control plane makes it undeliverable.
@@ -17,11 +18,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import structlog
 
-from flakes.agents.base import AgentError, Driver
+from flakes.agents.base import AgentError, Capabilities
 from flakes.sandbox.journal import Journal
 from flakes.sandbox.outbox import Outbox
 from flakes.wire.codec import encode
@@ -37,6 +38,18 @@ from flakes.wire.sandbox_stream import InputMessage, InputState
 log = structlog.get_logger(__name__)
 
 _HAND_OVER = "insert or ignore into inputs (message_id, assignment_id) values (?, ?)"
+
+
+class Taker(Protocol):
+    """What messages are handed to: the part of `flakes.agents.base.Driver` that takes them."""
+
+    def capabilities(self) -> Capabilities: ...
+
+    async def steer(
+        self, text: str, op_id: str
+    ) -> Literal["injected", "queued", "idle", "unsupported"]: ...
+
+    async def interrupt(self) -> None: ...
 
 
 class Inbox:
@@ -77,7 +90,7 @@ class Inbox:
 
     # ---- for the lifecycle
 
-    def open(self, driver: Driver, adapter: str, file: Path | None) -> None:
+    def open(self, driver: Taker, adapter: str, file: Path | None) -> None:
         """The agent is there: hand over what has come, and what comes. `file` is for agents that read one."""
         self._pump = asyncio.create_task(
             self._hand_over(driver, adapter, file), name=f"inbox {self._assignment_id}"
@@ -139,7 +152,7 @@ class Inbox:
 
     # ---- handing over
 
-    async def _hand_over(self, driver: Driver, adapter: str, file: Path | None) -> None:
+    async def _hand_over(self, driver: Taker, adapter: str, file: Path | None) -> None:
         able = driver.capabilities()
         while True:
             if not self._waiting:
@@ -147,14 +160,17 @@ class Inbox:
                 self._arrived.clear()
                 await self._arrived.wait()
             message = self._waiting.popleft()
-            if able.inbox and file is not None:
+            if able.inbox and file is not None and message.mode != "interrupt":
                 await self._append(message, file)
+            elif able.converses and message.mode == "interrupt":
+                await self._interrupt(message, driver)
             elif able.steer and message.mode == "steer":
                 await self._steer(message, driver)
-            elif able.steer:
+            elif able.converses:
                 self._follow_ups.append(message)
             else:
-                reason = f"the adapter `{adapter}` takes no messages"
+                what = "cannot be interrupted" if message.mode == "interrupt" else "takes no messages"
+                reason = f"the adapter `{adapter}` {what}"
                 self._report(message.message_id, "refused", reason)
 
     async def _append(self, message: InputMessage, file: Path) -> None:
@@ -173,23 +189,29 @@ class Inbox:
         self._report(message.message_id, "delivered")
         self._readable.set()
 
-    async def _steer(self, message: InputMessage, driver: Driver) -> None:
+    async def _steer(self, message: InputMessage, driver: Taker) -> None:
         await self._note(message.message_id)
         try:
             answer = await driver.steer(message.text, message.message_id)
         except AgentError as error:
             self._report(message.message_id, "refused", error.message)
             return
-        if answer == "idle":
+        if answer in ("idle", "unsupported"):
             self._follow_ups.append(message)
-        elif answer == "unsupported":
-            self._report(message.message_id, "refused", "the agent cannot be steered")
         else:
             self._report(message.message_id, "delivered")
             if answer == "injected":
                 self._report(message.message_id, "consumed")
             else:
                 self._in_turn.append(message.message_id)
+
+    async def _interrupt(self, message: InputMessage, driver: Taker) -> None:
+        """What it says is the next turn, before everything else that waits to be one."""
+        self._follow_ups.appendleft(message)
+        try:
+            await driver.interrupt()
+        except AgentError as error:
+            log.warning("not interrupted", message=message.message_id, reason=error.message)
 
     async def _note(self, message_id: str) -> None:
         """From here on the message counts as handed over, whatever happens to this daemon."""

@@ -12,6 +12,7 @@ not thrown away. Whatever a task does, the daemon lives: its troubles become its
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
@@ -20,17 +21,31 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from flakes.agents.base import AgentError, AgentEvent, Job, TurnResult
+from flakes.agents.base import (
+    AgentError,
+    AgentEvent,
+    Decision,
+    Driver,
+    Installation,
+    Job,
+    Question,
+    SessionRef,
+    Tools,
+    TurnResult,
+)
 from flakes.agents.registry import driver_for
 from flakes.core.limits import KIB
 from flakes.core.task import Outcome
+from flakes.sandbox import brief as briefs
 from flakes.sandbox import outputs
+from flakes.sandbox.asking import Permissions
 from flakes.sandbox.blobs import BlobClient, RefusedError
+from flakes.sandbox.budgets import Budget
 from flakes.sandbox.containment import Containment
+from flakes.sandbox.conversation import Conversation
 from flakes.sandbox.directory import (
     FREE_BYTES_MIN,
     TaskDirectory,
-    brief_of,
     disk_full,
     disk_full_error,
     environment,
@@ -40,14 +55,18 @@ from flakes.sandbox.isolation import isolation_of
 from flakes.sandbox.journal import Journal
 from flakes.sandbox.loglines import LogSink
 from flakes.sandbox.outbox import Outbox
+from flakes.sandbox.sessions import Record, Sessions
 from flakes.sandbox.spawn import Spawner
 from flakes.sandbox.tools.forward import Forwarder
+from flakes.sandbox.tools.mcp import McpEndpoint, offered
 from flakes.sandbox.tools.server import ToolServer
-from flakes.wire.codec import BodyError, encode
+from flakes.sandbox.transcript import TranscriptSink
+from flakes.wire.codec import BodyError, decode, encode
 from flakes.wire.config import SandboxConfig
 from flakes.wire.errors import ApiError
 from flakes.wire.sandbox_stream import Assignment, Result
 from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
+from flakes.wire.workpads import Workpad
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +77,8 @@ CANCEL_GRACE_S: Final = 2.0
 LAST_WORDS_S: Final = 1.0
 """How long the driver may take to notice that its processes are gone."""
 EVIDENCE_TAIL_BYTES: Final = 2 * KIB
+TOOL_WORDS_MAX: Final = 500
+"""How much of a tool's input the log shows; all of it is in the transcript."""
 RESULT_BYTES_MAX: Final = 900 * KIB
 
 
@@ -71,6 +92,11 @@ class Services:
         self.spawner = Spawner(isolation_of(config))
         self.blobs = BlobClient(config)
         self.forwarder = Forwarder(config)
+        self.mcp = McpEndpoint()
+        self.sessions = Sessions(Path(config.sessions_dir or Path(config.state_dir) / "sessions"))
+        self.installation = Installation(
+            tuple(config.agent.command), Path(d) if (d := config.agent.config_dir) else None
+        )
         self.own_env: Mapping[str, str] = dict(os.environ)
 
 
@@ -100,6 +126,10 @@ class Lifecycle:
         self._timer: asyncio.TimerHandle | None = None
         self._timeout_s = 0.0
         self._tools: ToolServer | None = None
+        self._mcp: Tools | None = None
+        self._transcript: TranscriptSink | None = None
+        self._conversation: Conversation | None = None
+        self._earlier: Record | None = None
         self._outputs: dict[str, Output] = {}
         self._evidence: list[Evidence] = []
         self._warnings: list[TaskWarning] = []
@@ -133,9 +163,15 @@ class Lifecycle:
             await asyncio.wait({body})
             if not body.cancelled():
                 body.exception()  # looked at, so that it is not reported a second time
+            if self._mcp is not None:
+                self._services.mcp.remove(self._mcp)
             if self._tools is not None:
                 await self._tools.close()
+        if self._transcript is not None:
+            self._transcript.flush()
         self._sink.close()
+        if outcome in (Outcome.LOST, Outcome.RETRYABLE) and self._transcript is not None:
+            await asyncio.to_thread(self._services.sessions.keep, self._directory)
         if self._services.journal.full or (error is not None and error.code == "disk_full"):
             # The result must become durable on the very disk that is full.
             await asyncio.to_thread(self._directory.remove)
@@ -189,17 +225,17 @@ class Lifecycle:
                 "choose one that `flakes adapters` lists, or update the sandbox",
             )
         uses_directory = driver.capabilities().directory
-        brief = brief_of(definition, assignment) if uses_directory else definition.body_markdown
+        brief = briefs.brief_of(definition, assignment) if uses_directory else definition.body_markdown
         if uses_directory:
             self.has_directory = True
             await self._prepare(assignment, definition, brief)
-        job = self._job(assignment, definition, brief)
-        await driver.open(job, self._containment)
-        inbox_file = self._directory.inbox if uses_directory else None
-        self._inbox.open(driver, definition.adapter, inbox_file)
-        turn = await driver.turn(brief, assignment.assignment_id)
-        while turn.status == "completed" and (said := await self._inbox.follow_up()) is not None:
-            turn = await driver.turn(said.text, said.message_id)
+        if driver.capabilities().converses:
+            turn = await self._converse(driver, assignment, definition, brief)
+        else:
+            await driver.open(self._job(assignment, definition, brief), self._containment)
+            inbox_file = self._directory.inbox if uses_directory else None
+            self._inbox.open(driver, definition.adapter, inbox_file)
+            turn = await driver.turn(brief, assignment.assignment_id)
         await self._inbox.close()
         await driver.close(TIMEOUT_GRACE_S)
         # Outputs are read when nobody writes them any more.
@@ -269,6 +305,98 @@ class Lifecycle:
                 if error.status == 404:
                     raise _artifact_missing(key) from error
                 raise
+
+    # ---- agents
+
+    async def _converse(
+        self, driver: Driver, assignment: Assignment, definition: TaskDefinition, brief: str
+    ) -> TurnResult:
+        """Open the agent's session and hold the conversation."""
+        services, directory = self._services, self._directory
+        job = await self._agent_job(assignment, definition, brief)
+        transcript = TranscriptSink(
+            assignment.assignment_id, services.outbox, secrets_of(job.env, services.config.env)
+        )
+        permissions = Permissions(
+            assignment.assignment_id, definition.permission_mode or "auto", directory.outputs,
+            services.forwarder, transcript,
+        )  # fmt: skip
+        self._transcript = transcript
+        conversation = Conversation(
+            driver, self._inbox, transcript, permissions, Budget(definition.budget, assignment.spent),
+            lambda: self._problem(definition),
+        )  # fmt: skip
+        self._conversation = conversation
+
+        async def permit(question: Question) -> Decision:
+            return await permissions.permit(question, directory.work)
+
+        self._containment.on_question = permit
+        session = await driver.open(job, self._containment)
+        await self._note_session(assignment, definition, session)
+        self._inbox.open(conversation, definition.adapter, None)
+        text, source = await self._opening(assignment, brief, session)
+        return await conversation.run(text, assignment.assignment_id, source)
+
+    async def _agent_job(
+        self, assignment: Assignment, definition: TaskDefinition, brief: str
+    ) -> Job:
+        services, directory = self._services, self._directory
+        assert self._tools is not None
+        directory.home.mkdir(mode=0o700, exist_ok=True)  # an isolated task has one already
+        directory.session.mkdir(mode=0o700)
+        self._earlier = await asyncio.to_thread(
+            services.sessions.take, assignment.task_id, definition.adapter, directory
+        )
+        self._mcp = await services.mcp.add(definition.tool_grants, self._tools.perform)
+        instructions = directory.root / "instructions.md"
+        tools = {name: operation for name, (_, operation) in offered(definition.tool_grants).items()}
+        instructions.write_text(briefs.instructions_of(definition, self._containment.env, tools))
+        job = self._job(assignment, definition, brief)
+        return dataclasses.replace(
+            job, home=directory.home, session_dir=directory.session, instructions=instructions,
+            installation=services.installation, tools=self._mcp,
+            session=self._earlier.session if self._earlier else None,
+        )  # fmt: skip
+
+    async def _note_session(
+        self, assignment: Assignment, definition: TaskDefinition, session: SessionRef | None
+    ) -> None:
+        assert self._transcript is not None
+        known = self._earlier.session if self._earlier else None
+        record = Record(
+            task_id=assignment.task_id, adapter=definition.adapter, attempt=assignment.attempt,
+            kind=session.kind if session else "", value=session.value if session else "",
+        )  # fmt: skip
+        await asyncio.to_thread(self._services.sessions.note, self._directory, record)
+        about = {"kind": record.kind, "value": record.value, "resumed": bool(session and session == known)}
+        self._transcript.add("session", about | {"attempt": assignment.attempt})
+
+    async def _opening(
+        self, assignment: Assignment, brief: str, session: SessionRef | None
+    ) -> tuple[str, str]:
+        """What the agent hears first, and where that is from."""
+        if self._earlier is not None and session is not None and session == self._earlier.session:
+            return briefs.resumed(assignment.attempt, work_is_here=True), "resume"
+        if assignment.attempt == 1 and self._earlier is None:
+            return brief, "brief"
+        assert self._tools is not None
+        status, answer = await self._tools.perform("workpad.read", b"{}")
+        try:
+            workpad = decode(answer, Workpad).body_markdown if status == 200 else ""
+        except BodyError:
+            workpad = ""
+        return briefs.briefing(brief, assignment.attempt, workpad), "briefing"
+
+    async def _problem(self, definition: TaskDefinition) -> AgentError | None:
+        """What is wrong with the declared outputs as they are now."""
+        if not definition.declared_outputs:
+            return None
+        try:
+            await outputs.check(definition.declared_outputs, self._directory.outputs)
+        except AgentError as error:
+            return None if error.lost or error.code == "output_unsupported" else error
+        return None
 
     def _job(self, assignment: Assignment, definition: TaskDefinition, brief: str) -> Job:
         directory = self._directory
@@ -346,10 +474,23 @@ class Lifecycle:
 
     async def _on_event(self, event: AgentEvent) -> None:
         data: Mapping[str, Any] = event.data
-        if event.kind == "output":
-            await self._sink.write(data["channel"], data["chunk"])
-        elif event.kind == "notice":
-            self._sink.say(str(data["text"]))
+        if self._transcript is not None:
+            await self._transcript.take(event)
+        if self._conversation is not None:
+            self._conversation.spent(event)
+        match event.kind:
+            case "output":
+                await self._sink.write(data["channel"], data["chunk"])
+            case "text":
+                await self._sink.write("stdout", str(data["text"]).encode() + b"\n")
+            case "notice":
+                self._sink.say(str(data["text"]))
+            case "tool" if data["state"] == "start":
+                given = data.get("input")
+                words = given if isinstance(given, str) else encode(given).decode()
+                self._sink.say(f"{data['name']} {words[:TOOL_WORDS_MAX]}")
+            case _:
+                pass
 
     def _note_supervisor(self, pid: int, started: str) -> None:
         """For the daemon's successor. Not waited for: a supervisor does not outlive the daemon."""
@@ -363,6 +504,15 @@ _GRACE_S: Final[dict[Stop, float]] = {
     "stale": 0.0,
     "stopping": CANCEL_GRACE_S,
 }
+
+
+def secrets_of(*environments: Mapping[str, str]) -> set[str]:
+    """Values of variables whose names say that they are secret."""
+    return {
+        value for env in environments for name, value in env.items()
+        if any(word in name.upper() for word in ("KEY", "TOKEN", "SECRET", "PASSWORD"))
+        and not name.endswith("_FILE")
+    }  # fmt: skip
 
 
 def fitted(result: Result) -> bytes:

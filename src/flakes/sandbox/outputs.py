@@ -83,6 +83,13 @@ async def collect(
     return outputs
 
 
+async def check(declared: dict[str, OutputDeclaration], directory: Path) -> None:
+    """Whether the outputs could be collected as they are now; raises like `collect`, and uploads nothing.
+    Optional ones that `collect` would leave out are no reason to raise."""
+    found, _ = await asyncio.to_thread(find, declared, directory)
+    await invalid(declared, found)
+
+
 def find(
     declared: dict[str, OutputDeclaration], directory: Path
 ) -> tuple[dict[str, Found], list[TaskWarning]]:

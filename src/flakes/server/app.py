@@ -34,6 +34,7 @@ from flakes.server.api import (
     sandbox_scope,
     service,
     tasks,
+    transcripts,
     workpads,
 )
 from flakes.server.auth import account, browser, device, device_page, keys, oidc, password_sign_in
@@ -50,7 +51,7 @@ ENDPOINTS: list[Endpoint] = [
     *service.ENDPOINTS, *projects.ENDPOINTS, *runs.ENDPOINTS, *tasks.ENDPOINTS, *events.ENDPOINTS,
     *fleet.ENDPOINTS, *sandbox_scope.ENDPOINTS, *messages.ENDPOINTS, *permissions.ENDPOINTS,
     *workpads.ENDPOINTS, *reservations.ENDPOINTS, *operations.ENDPOINTS,
-    *artifacts.ENDPOINTS, *observation.ENDPOINTS, *documents.ENDPOINTS,
+    *artifacts.ENDPOINTS, *observation.ENDPOINTS, *documents.ENDPOINTS, *transcripts.ENDPOINTS,
     *browser.ENDPOINTS, *password_sign_in.ENDPOINTS, *account.ENDPOINTS, *keys.ENDPOINTS,
     *device.ENDPOINTS, *oidc.ENDPOINTS,
     *hosts.ENDPOINTS, *host_credentials.ENDPOINTS, *bindings.ENDPOINTS,

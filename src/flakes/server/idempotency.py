@@ -137,6 +137,7 @@ class Unit(Plane):
         # On the writers' own connections these would wait for the locks that this transaction holds.
         self.transitions = _Direct("transitions", self._apply_moves)
         self.log_lines = _Direct("logs", self._append_logs)
+        self.transcripts = _Direct("transcripts", self._append_transcripts)
         self.inputs = _Direct("inputs", self._report_inputs)
 
     async def after(self, act: Callable[[], object]) -> None:

@@ -115,6 +115,7 @@ async def _serve(config: ServerConfig) -> int:
         loops = [
             asyncio.create_task(plane.transitions.run()),
             asyncio.create_task(plane.log_lines.run()),
+            asyncio.create_task(plane.transcripts.run()),
             asyncio.create_task(plane.inputs.run()),
             *(asyncio.create_task(loop) for loop in _loops(plane, leadership, presence)),
         ]

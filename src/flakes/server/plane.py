@@ -20,7 +20,7 @@ from flakes.server.batches import BatchWriter
 from flakes.server.replicas import Replicas
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import LogReaders, Subscriptions, Wake
-from flakes.store import logs, messages, offers, transitions
+from flakes.store import logs, messages, offers, transcripts, transitions
 from flakes.store.accounts import Identity, identify
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Database
@@ -30,7 +30,7 @@ from flakes.store.transitions import Applied, End, Move
 from flakes.store.uploads import Uploads
 from flakes.wire.config import ServerConfig
 from flakes.wire.replicas import ANSWERED, EVENTS, LOGS, READY, about
-from flakes.wire.sandbox_stream import Assign, Assignment, InputState, LogLines
+from flakes.wire.sandbox_stream import Assign, Assignment, InputState, LogLines, TranscriptChunk
 
 
 @dataclass(slots=True)
@@ -74,6 +74,7 @@ class Plane:
         """Histories that are being streamed now."""
         self.transitions = BatchWriter("transitions", self._apply_moves)
         self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)
+        self.transcripts = BatchWriter("transcripts", self._append_transcripts, batch_max=100)
         self.inputs = BatchWriter("inputs", self._report_inputs, batch_max=500)
         self.answers = Answers()
         self.leading = False
@@ -171,6 +172,15 @@ class Plane:
             appended = await logs.append(conn, chunks)
         self.log_readers.publish(appended.task_ids)
         self.replicas.tell(*(about(LOGS, task_id) for task_id in appended.task_ids))
+        return appended.stale
+
+    async def _append_transcripts(self, chunks: Sequence[tuple[str, TranscriptChunk]]) -> set[str]:
+        async with self.database.transaction() as conn:
+            appended = await transcripts.append(conn, chunks)
+        self.log_readers.publish(appended.task_ids)
+        self.replicas.tell(*(about(LOGS, task_id) for task_id in appended.task_ids))
+        if appended.events:
+            self.wrote()
         return appended.stale
 
     async def _report_inputs(self, reports: Sequence[tuple[str, InputState]]) -> set[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from flakes.core.task import TERMINAL, TaskStatus
-from flakes.store import runs
+from flakes.store import runs, transcripts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.metrics import Distribution, Parallelism, RunMetrics, Success
 
@@ -115,6 +115,7 @@ async def of_run(conn: Connection, owner_id: str, reference: str) -> RunMetrics:
     none = Distribution(count=0)
     attempts = await row(conn, _ATTEMPTS, params)
     wall = await row(conn, _WALL, params)
+    usage = await transcripts.of_run(conn, found.run_id)
     assert attempts is not None
     assert wall is not None
     accepted, lost, not_taken, declined, retries, most, mean = attempts
@@ -133,6 +134,8 @@ async def of_run(conn: Connection, owner_id: str, reference: str) -> RunMetrics:
         attempts=accepted, retries=retries, infrastructure_losses=lost, offers_not_taken=not_taken,
         declined=declined,
         parallelism=Parallelism(mean=None if mean is None else round(mean, 3), max=most),
+        usage=usage, tokens=usage.tokens if usage else None,
+        cost_micro_usd=usage.cost_micro_usd if usage else None,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from flakes.store import input_artifacts
+from flakes.store import input_artifacts, transcripts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.sandbox_stream import Assignment, InputOutput
 from flakes.wire.tasks import Output, TaskDefinition
@@ -85,6 +85,8 @@ async def complete(
             )
     naming = [offer[2] for offer, definition in decoded if definition.input_artifacts]
     artifacts = await input_artifacts.of_tasks(conn, naming) if naming else {}
+    bounded = [offer[2] for offer, definition in decoded if definition.budget and offer[7] > 1]
+    spent = await transcripts.of_tasks(conn, bounded) if bounded else {}
     return [
         (
             offer[1],
@@ -93,7 +95,7 @@ async def complete(
                 run_key=offer[5], project_key=offer[6], attempt=offer[7],
                 run_metadata=_metadata.decode(offer[8]) if offer[8] != "{}" else {},
                 definition=definition, inputs=inputs.get(offer[2], []),
-                artifacts=artifacts.get(offer[2], []),
+                artifacts=artifacts.get(offer[2], []), spent=spent.get(offer[2]),
             ),
         )
         for offer, definition in decoded

@@ -72,6 +72,10 @@ _DELETE = Query("""
         delete from log_chunks where assignment_id in (select assignment_id from attempts)
     ), log_sizes as (
         delete from task_logs where task_id in (select task_id from gone)
+    ), transcripts as (
+        delete from transcript_chunks where assignment_id in (select assignment_id from attempts)
+    ), spent as (
+        delete from attempt_usage where run_id = %(run_id)s
     ), followed as (
         insert into deleted_runs (run_id) values (%(run_id)s) on conflict do nothing
     ), payloads as (

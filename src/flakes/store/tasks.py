@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from flakes.core.task import TERMINAL, TaskStatus
-from flakes.store import runs
+from flakes.store import runs, transcripts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.tasks import Attempt, Task, TaskDetail, TaskError, TaskResult
@@ -118,7 +118,7 @@ async def get(conn: Connection, owner_id: str, task_id: str) -> TaskDetail:
     definition, run_key, project_key = found[-3:]
     return TaskDetail(
         **_fields(found[:-3]), definition=definition, run_key=run_key, project_key=project_key,
-        attempts=attempts,
+        attempts=attempts, usage=(await transcripts.of_tasks(conn, [task_id])).get(task_id),
     )  # fmt: skip
 
 

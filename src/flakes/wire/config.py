@@ -146,6 +146,14 @@ class Isolation(Body, frozen=True, kw_only=True):
     processes: PositiveInt | None = None
 
 
+class AgentConfig(Body, frozen=True, kw_only=True):
+    """Where the agent of a pool is on this machine. `command` starts it (else its usual name, found on the
+    PATH); `configDir` holds its settings and credentials (else their usual place in the home directory)."""
+
+    command: list[str] = []
+    config_dir: str | None = None
+
+
 class SandboxConfig(Body, frozen=True, kw_only=True):
     """`flakes sandbox --config sandbox.toml`."""
 
@@ -161,6 +169,10 @@ class SandboxConfig(Body, frozen=True, kw_only=True):
     """Added to the environment of every task."""
     inherit_env: list[str] = field(default_factory=lambda: list(INHERITED_ENV))
     """Variables of the daemon that tasks see; nothing else is passed on."""
+    agent: AgentConfig = AgentConfig()
+    sessions_dir: str | None = None
+    """Where interrupted attempts leave their agents' sessions for the next attempt; below `stateDir` if not
+    given."""
     keep_directories: bool = False
     """Keep each task's directory after its result is acknowledged (for debugging)."""
     log_format: str = "text"
@@ -193,6 +205,7 @@ class PoolConfig(Body, frozen=True, kw_only=True):
     """matchlock: `source:/guest[:mode]`."""
     executable_paths: dict[str, str] = {}
     """Programs of the provider by name (`bwrap`, `matchlock`); `flakes` is the path inside an image."""
+    agent: AgentConfig = AgentConfig()
 
 
 class HostConfig(Body, frozen=True, kw_only=True):

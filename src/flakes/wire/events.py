@@ -24,6 +24,7 @@ TYPES: Final[dict[str, str]] = {
     "task.cancelled": "A task is cancelled and nothing of it runs any more.",
     "attempt.ended": "An attempt ended without deciding its task; data: assignmentId, outcome, error.",
     "attempt.refused": "A message of a superseded assignment was refused; data: assignmentId, what.",
+    "attempt.session": "An agent began a session, or went on with that of an earlier attempt; data: assignmentId, attempt, kind, value, resumed.",
     "message.queued": "Somebody sent a message to a running task; data: messageId, assignmentId, mode, excerpt.",
     "message.delivered": "A message reached the agent; data as above.",
     "message.consumed": "The agent took a message in; data as above.",

@@ -21,7 +21,7 @@ class InboxMessage(Frozen, frozen=True, kw_only=True):
     """One line of the file. `at` is the sandbox's time when it was written."""
 
     id: str
-    mode: Literal["follow_up", "steer"]
+    mode: Literal["follow_up", "steer", "interrupt"]
     text: str
     at: datetime
 

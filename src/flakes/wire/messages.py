@@ -11,12 +11,13 @@ from typing import Literal
 
 from flakes.wire.codec import Body, Frozen
 
-Mode = Literal["follow_up", "steer"]
+Mode = Literal["follow_up", "steer", "interrupt"]
 State = Literal["queued", "delivered", "consumed", "undeliverable"]
 
 
 class MessagePost(Body, frozen=True, kw_only=True):
-    """`follow_up` adds something, `steer` changes direction. The text is trimmed; 1 to 20,000 characters."""
+    """`follow_up` adds something, `steer` changes direction, `interrupt` ends what the agent does now and is
+    what it hears next. The text is trimmed; 1 to 20,000 characters."""
 
     mode: Mode
     message: str

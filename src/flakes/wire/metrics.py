@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from flakes.wire.codec import Frozen
+from flakes.wire.transcripts import AgentUsage
 
 
 class Distribution(Frozen, frozen=True, kw_only=True):
@@ -66,4 +67,16 @@ class RunMetrics(Frozen, frozen=True, kw_only=True):
     declined: int
     parallelism: Parallelism
     tokens: int | None = None
+    """Everything that went into models and came out; null when no agent told."""
     cost_micro_usd: int | None = None
+    usage: AgentUsage | None = None
+
+
+class ProjectMetrics(Frozen, frozen=True, kw_only=True):
+    """What the agents of all runs of a project have spent, deleted runs aside."""
+
+    project_id: str
+    project_key: str
+    tokens: int | None = None
+    cost_micro_usd: int | None = None
+    usage: AgentUsage | None = None

@@ -3,7 +3,7 @@
 Upstream: `Hello` first, then `Batch` frames of reliable messages with consecutive sequence numbers, and
 `Heartbeat`s. The daemon keeps every reliable message in its journal until an `Ack` covers it, and sends
 the rest again after a reconnect; the server applies each one at most once because all of them are
-idempotent by assignment (a log line by its line number). An ack leaves after the commit, never before.
+idempotent by assignment (a log line by its line number, a transcript's entry likewise). An ack leaves after the commit, never before.
 
 Downstream: `Welcome`, `Ack`, `Assign`, `Cancel`, `Drain`, `Input`. None of these is stored for the link:
 offers, cancels and messages to a task are facts in the database and are sent again on reconnect.
@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from flakes.core.task import Outcome
 from flakes.wire.codec import Frozen
 from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
+from flakes.wire.transcripts import AgentUsage, EntryBody
 
 PROTOCOL: Final = 1
 
@@ -79,6 +80,18 @@ class LogLines(Frozen, frozen=True, kw_only=True, tag_field="type", tag="log"):
     lines: list[LogLine]
 
 
+class TranscriptChunk(
+    Frozen, frozen=True, kw_only=True, tag_field="type", tag="transcript", omit_defaults=True
+):
+    """Consecutive entries of one assignment's transcript, numbered from `first_entry` (from 0). `usage`: what
+    the attempt has spent so far, in all; None while that has not changed."""
+
+    assignment_id: str
+    first_entry: int
+    entries: list[EntryBody]
+    usage: AgentUsage | None = None
+
+
 class Result(Frozen, frozen=True, kw_only=True, tag_field="type", tag="result", omit_defaults=True):
     """The end of an assignment. Sent only when no process of it is left (F12, F24)."""
 
@@ -104,7 +117,7 @@ class InputState(Frozen, frozen=True, kw_only=True, tag_field="type", tag="input
     reason: str = ""
 
 
-Message = Accepted | Declined | LogLines | Result | InputState
+Message = Accepted | Declined | LogLines | Result | InputState | TranscriptChunk
 
 
 class Batch(Frozen, frozen=True, kw_only=True, tag_field="type", tag="batch"):
@@ -174,6 +187,8 @@ class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     inputs: list[InputOutput] = []
     artifacts: list[InputArtifact] = []
     run_metadata: dict[str, Any] = {}
+    spent: AgentUsage | None = None
+    """What earlier attempts of the task have spent."""
 
 
 class Assign(Frozen, frozen=True, kw_only=True, tag_field="type", tag="assign"):
@@ -198,7 +213,7 @@ class InputMessage(Frozen, frozen=True, kw_only=True):
 
     assignment_id: str
     message_id: str
-    mode: Literal["follow_up", "steer"]
+    mode: Literal["follow_up", "steer", "interrupt"]
     text: str
 
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from flakes.core import limits
 from flakes.wire.codec import Body, Frozen
+from flakes.wire.transcripts import AgentUsage
 from flakes.wire.workpads import WorkpadMetadata
 
 ARTIFACTS: Final = "artifacts"
@@ -238,6 +239,8 @@ class TaskDetail(Task, frozen=True, kw_only=True, omit_defaults=True):
     project_key: str
     definition: dict[str, Any]
     attempts: list[Attempt] = []
+    usage: AgentUsage | None = None
+    """What its agents have spent, over all attempts."""
     explanation: Explanation | None = None
 
 

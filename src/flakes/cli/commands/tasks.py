@@ -295,10 +295,10 @@ async def outputs(
 @click.argument("text")
 @click.option(
     "--mode",
-    type=click.Choice(["follow_up", "steer"]),
+    type=click.Choice(["follow_up", "steer", "interrupt"]),
     default="follow_up",
     show_default=True,
-    help="Add something, or change direction.",
+    help="Add something, change direction, or stop what it does now and say something else.",
 )
 @remote_options
 @asks

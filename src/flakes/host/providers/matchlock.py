@@ -139,6 +139,7 @@ class MatchlockProvider:
             sandbox,
             credential_file=f"{GUEST_FLAKES}/sandbox.credential",
             state_dir=GUEST_STATE,
+            sessions_dir=None,  # the host's is not in there
             isolation=msgspec.structs.replace(limits, kind="outer"),
         )
         return tuple(argv), guest

@@ -124,8 +124,6 @@ class ToolServer:
             operation, body = await self._request(reader)
         except ApiError as error:
             return error.status, encode(error.body())
-        if self._stale is not None:
-            return 403, self._stale
         return await self._forward(reader, operation, body)
 
     async def _request(self, reader: asyncio.StreamReader) -> tuple[str, bytes]:
@@ -153,7 +151,7 @@ class ToolServer:
     async def _forward(
         self, reader: asyncio.StreamReader, operation: str, body: bytes
     ) -> tuple[int, bytes]:
-        asking = asyncio.ensure_future(self._perform(operation, body))
+        asking = asyncio.ensure_future(self.perform(operation, body))
         # Clients send nothing after their request: the next thing to read is that they have gone.
         leaving = asyncio.ensure_future(reader.read(1))
         try:
@@ -165,15 +163,18 @@ class ToolServer:
             asking.cancel()
             leaving.cancel()
             await asyncio.wait({asking, leaving})
-        if status == 403 and b'"stale_assignment"' in answer[:100]:
-            self._stale = answer
         return status, answer
 
-    async def _perform(self, operation: str, body: bytes) -> tuple[int, bytes]:
+    async def perform(self, operation: str, body: bytes) -> tuple[int, bytes]:
         """Answer it here when it is the sandbox's own, else ask the control plane."""
+        if self._stale is not None:
+            return 403, self._stale
         perform = self._local.get(operation)
         if perform is None:
-            return await self._forwarder.ask(self._assignment_id, operation, body)
+            status, answer = await self._forwarder.ask(self._assignment_id, operation, body)
+            if status == 403 and b'"stale_assignment"' in answer[:100]:
+                self._stale = answer
+            return status, answer
         try:
             return 200, encode(await perform(decode(body, LOCAL[operation].request)))
         except BodyError as error:

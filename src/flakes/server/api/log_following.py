@@ -72,14 +72,14 @@ async def _lines(
             if state.status in TERMINAL:
                 yield b"event: end\ndata: %b\n\n" % encode({"taskId": task_id, "status": state.status})
                 return
-            async for beat in _sleep(plane, wake, state):
+            async for beat in sleep(plane, wake, state):
                 yield beat
     finally:
         plane.live.give_up(lease)
         readers.remove(task_id, wake)
 
 
-async def _sleep(plane: Plane, wake: Wake, state: tasks.State) -> AsyncIterator[bytes]:
+async def sleep(plane: Plane, wake: Wake, state: tasks.State) -> AsyncIterator[bytes]:
     """Heartbeats until there may be news."""
     elapsed_s = 0.0
     while not plane.log_readers.closed:

@@ -177,6 +177,7 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
     sandbox_id = peer.peer_id
     moves: list[Move] = []
     lines: list[tuple[str, wire.LogLines]] = []
+    chunks: list[tuple[str, wire.TranscriptChunk]] = []
     reports: list[tuple[str, wire.InputState]] = []
     for message in messages:
         match message:
@@ -194,6 +195,9 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
                     lines.append((sandbox_id, _dated(message)))
                 else:
                     log.warning("stream.bad_line_number", peer=sandbox_id, line=str(message.first_line)[:30])
+            case wire.TranscriptChunk():
+                if 0 <= message.first_entry <= LINE_MAX - len(message.entries):
+                    chunks.append((sandbox_id, _dated_entries(message)))
             case wire.InputState():
                 reports.append((sandbox_id, message))
     stale: set[str] = set()
@@ -207,6 +211,9 @@ async def _apply(plane: Plane, peer: Peer, messages: Sequence[wire.Message]) -> 
             async with plane.database.connection() as conn:
                 await logs.record_refused(conn, peer.owner_id, sandbox_id, sorted(news))
             plane.wrote()
+    if chunks:
+        refused = await plane.transcripts.write(chunks)
+        stale |= refused & {chunk.assignment_id for _, chunk in chunks}
     if reports:  # before the end of an attempt, which makes what is left undeliverable
         refused = await plane.inputs.write(reports)
         stale |= refused & {report.assignment_id for _, report in reports}
@@ -227,6 +234,17 @@ def _dated(message: wire.LogLines) -> wire.LogLines:
         msgspec.structs.replace(line, at_ms=min(max(0, line.at_ms), AT_MS_MAX)) for line in message.lines
     ]
     return msgspec.structs.replace(message, lines=lines)
+
+
+def _dated_entries(message: wire.TranscriptChunk) -> wire.TranscriptChunk:
+    """Likewise."""
+    if all(0 <= entry.at_ms <= AT_MS_MAX for entry in message.entries):
+        return message
+    entries = [
+        msgspec.structs.replace(entry, at_ms=min(max(0, entry.at_ms), AT_MS_MAX))
+        for entry in message.entries
+    ]
+    return msgspec.structs.replace(message, entries=entries)
 
 
 def _end(message: wire.Result, sandbox_id: str) -> End:
