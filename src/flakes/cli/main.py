@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "projects": ("projects:projects", "List, create and archive projects."),
     "hosts": ("hosts:hosts", "See the machines that do the work."),
     "sandboxes": ("sandboxes:sandboxes", "See where tasks run."),
-    "auth": ("auth:auth", "Show the credential in use."),
+    "auth": ("auth:auth", "Sign in and out; show the credential in use; manage sessions and API keys."),
     "config": ("config:config", "Print annotated configuration files."),
     "doctor": (
         "doctor:doctor",

@@ -22,7 +22,8 @@ This page is generated from the program: `python -m flakes.cli.reference > docs/
 
 `--server`, else `FLAKES_SERVER`, else the current profile of `~/.config/flakes/config.toml`, else the
 local session, which `flakes run` starts when it does not run. The token is `--token` (`-t`), else
-`FLAKES_TOKEN`, else the credential file of that profile or session.
+`FLAKES_TOKEN`, else the credential file of that profile, else what `flakes auth login` keeps for that
+server, else the local session's.
 
 ```toml
 # ~/.config/flakes/config.toml

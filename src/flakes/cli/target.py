@@ -1,8 +1,8 @@
 """Which server a command talks to, and as whom.
 
 The server: `--server`, else `FLAKES_SERVER`, else the current profile of the configuration file, else the
-local session. The token: `--token`, else `FLAKES_TOKEN`, else the credential file that belongs to that
-server (the profile's, or the local session's). A token is never sent to a server that it was not made
+local session. The token: `--token`, else `FLAKES_TOKEN`, else the credential that belongs to that server
+(the profile's file, what `flakes auth login` keeps, or the local session's). A token is never sent to a server that it was not made
 for: a credential file is used with its own server only.
 """
 
@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from flakes.cli import sign_ins
 from flakes.session import record
 from flakes.session.layout import current_name, layout
 from flakes.wire.errors import ApiError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from flakes.client.api import Client
     from flakes.client.transport import Address
 
@@ -35,6 +38,8 @@ class Target:
     token: str | None
     source: Source
     token_source: str
+    expires_at: datetime | None = None
+    """When a stored sign-in ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,20 @@ def resolve(chosen: Choice) -> Target:
                 "start it with `flakes up`, or name a server with --server or FLAKES_SERVER",
             )
         server, source = found.server, "session"
-    token, token_source = _token(chosen, server, profile)
-    return Target(server, token, source, token_source)
+    token, token_source, expires_at = _token(chosen, server, profile)
+    return Target(server, token, source, token_source, expires_at)
+
+
+def is_default(server: str) -> bool:
+    """Whether commands that name no server mean this one."""
+    profile = _profile()
+    named = os.environ.get("FLAKES_SERVER") or (profile.server if profile else "")
+    return named.rstrip("/") == server
+
+
+def not_signed_in(server: str) -> ApiError:
+    """The refusal of a command that has no token for its server."""
+    return ApiError("unauthorized", f"there is no token for {server}", f"sign in with `flakes auth login --server {server}`, or give a token with --token or FLAKES_TOKEN")
 
 
 def client(chosen: Choice) -> Client:
@@ -85,11 +102,7 @@ def client(chosen: Choice) -> Client:
 
     target = resolve(chosen)
     if target.token is None:
-        raise ApiError(
-            "unauthorized",
-            f"there is no token for {target.server}",
-            "give one with --token or FLAKES_TOKEN, or a credentialFile in the profile",
-        )
+        raise not_signed_in(target.server)
     locate = None
     if target.source == "session" and target.token_source == "local session":  # noqa: S105
         locate = session_address
@@ -112,17 +125,22 @@ class _Profile:
     credential_file: Path | None
 
 
-def _token(chosen: Choice, server: str, profile: _Profile | None) -> tuple[str | None, str]:
+def _token(
+    chosen: Choice, server: str, profile: _Profile | None
+) -> tuple[str | None, str, datetime | None]:
     if chosen.token:
-        return chosen.token, "--token"
+        return chosen.token, "--token", None
     if os.environ.get("FLAKES_TOKEN"):
-        return os.environ["FLAKES_TOKEN"], "FLAKES_TOKEN"
+        return os.environ["FLAKES_TOKEN"], "FLAKES_TOKEN", None
     if profile is not None and profile.server == server and profile.credential_file is not None:
-        return _read_token(profile.credential_file), str(profile.credential_file)
+        return _read_token(profile.credential_file), str(profile.credential_file), None
+    stored = sign_ins.read(config_dir(), server)
+    if stored is not None:
+        return stored.token, "sign-in", stored.expires_at
     session = session_address()
     if session is not None and session.server == server:
-        return session.token, "local session"
-    return None, "none"
+        return session.token, "local session", None
+    return None, "none", None
 
 
 def _read_token(path: Path) -> str:
@@ -131,10 +149,15 @@ def _read_token(path: Path) -> str:
     return credential(path)
 
 
+def config_dir() -> Path:
+    """Where the CLI keeps its configuration and its sign-ins."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return ((Path(base) if base else Path.home() / ".config") / "flakes").absolute()
+
+
 def config_path() -> Path:
     """The CLI's own configuration file; it need not exist."""
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "flakes" / "config.toml"
+    return config_dir() / "config.toml"
 
 
 def _profile() -> _Profile | None:

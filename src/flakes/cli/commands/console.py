@@ -24,9 +24,11 @@ async def console(client: Client, output: Output, open_browser: bool) -> None:
 
     Prints its address. The link works once, for ten minutes.
     """
+    from flakes.cli.browser import open_page
+
     made = await client.make_browser_link()
     url = console_link(client.server, made.code)
-    opened = open_browser and click.launch(url) == 0
+    opened = open_browser and open_page(url)
     if output.as_json:
         output.data({"consoleUrl": url, "expiresAt": made.expires_at, "opened": opened})
         return

@@ -1,0 +1,15 @@
+"""Opening a page in this machine's browser, where there is a screen to see it on."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+
+def open_page(url: str) -> bool:
+    """Whether a browser was started. Without a screen none is: a text browser would take the terminal over."""
+    if sys.platform != "darwin" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    return click.launch(url) == 0
