@@ -14,6 +14,7 @@ _ROUTES = "tests/api/test_routes.py::test_the_route_works"
 TYPED = "tests/e2e/test_seed_example.py::test_the_example_works_as_it_is_typed"
 INSIDE = "tests/e2e/test_seed_example.py::test_the_commands_inside_a_task_work_as_they_are_typed"
 _DRY_RUN = "tests/e2e/test_commands.py::test_a_dry_run_starts_nothing_and_shows_no_secret"
+_SIGN_IN = "tests/api/test_command_line_sign_in.py::test_signed_in_from_a_browser_and_out_again"
 _SESSION = "tests/session/test_session.py::test_the_commands_tell_what_they_did"
 
 ROUTES: Final[dict[str, dict[str, str]]] = {
@@ -84,14 +85,14 @@ ROUTES: Final[dict[str, dict[str, str]]] = {
 
 COMMANDS: Final[dict[str, dict[str, str]]] = {
     "Auth": {
-        "flakes auth login": PLANNED,
-        "flakes auth login --no-open": PLANNED,
-        "flakes auth login --timeout-ms 600000": PLANNED,
-        "flakes auth login --json": PLANNED,
+        "flakes auth login": "tests/cli/test_sign_in.py::test_login_shows_the_code_and_keeps_the_token_for_its_server",
+        "flakes auth login --no-open": _SIGN_IN,
+        "flakes auth login --timeout-ms 600000": "tests/cli/test_sign_in.py::test_nobody_approves_in_time",
+        "flakes auth login --json": _SIGN_IN,
         "flakes auth status": TYPED,
         "flakes auth status --json": _SESSION,
-        "flakes auth logout": PLANNED,
-        "flakes auth logout --json": PLANNED,
+        "flakes auth logout": "tests/cli/test_sign_in.py::test_logout_revokes_and_forgets",
+        "flakes auth logout --json": _SIGN_IN,
     },
     "Local runtime and configuration": {
         "flakes server --config <server.toml>": "tests/e2e/test_commands.py::test_a_server_in_the_foreground_ends_in_order",

@@ -48,6 +48,12 @@ class FakePlane:
         """How many bytes each of the next event streams sends before its connection breaks."""
         self.streams: list[str | None] = []
         """The Last-Event-ID of every event stream that was opened."""
+        self.polls: list[str] = []
+        """What the next polls of a device are refused with; then it is approved."""
+        self.devices = 0
+        self.valid = {TOKEN}
+        """Tokens that are not revoked."""
+        self.api_keys: dict[str, dict[str, Any]] = {}
         self.hold = asyncio.Event()
         self._changed = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -155,6 +161,14 @@ class FakePlane:
     def _app(self) -> Starlette:
         table = {
             ("GET", "/v1/me"): self._me,
+            ("POST", "/v1/auth/device/code"): self._device_code,
+            ("POST", "/v1/auth/device/token"): self._device_token,
+            ("POST", "/v1/auth/sign-out"): self._sign_out,
+            ("GET", "/v1/auth/sessions"): self._sessions,
+            ("DELETE", "/v1/auth/sessions/{session}"): self._end_session,
+            ("GET", "/v1/auth/keys"): self._list_keys,
+            ("POST", "/v1/auth/keys"): self._create_key,
+            ("DELETE", "/v1/auth/keys/{key}"): self._revoke_key,
             ("GET", "/v1/projects"): self._list_projects,
             ("GET", "/v1/projects/{project}"): self._get_project,
             ("PUT", "/v1/projects/{project}"): self._put_project,
@@ -192,7 +206,8 @@ class FakePlane:
                 status = self.fail.pop(0)
                 body = {"error": "database_unavailable", "message": "away"}
                 return answer(body, status, {"retry-after": "0.01"})
-            if request.headers.get("authorization") != f"Bearer {TOKEN}":
+            token = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if token not in self.valid and "/auth/device/" not in request.url.path:
                 return answer(
                     {"error": "unauthorized", "message": "who are you?", "fix": "sign in"}, 401
                 )
@@ -205,6 +220,54 @@ class FakePlane:
 
     async def _me(self, _: Request) -> Any:
         return {"userId": "user_1", "name": "Owner", "tokenFamily": "user", "serverVersion": "0"}
+
+    async def _device_code(self, request: Request) -> Any:
+        self.bodies.append(await request.json())
+        self.devices += 1
+        page = f"{self.url}/device"
+        return {
+            "deviceCode": f"device.{self.devices}", "userCode": "BCDF-GHJK", "verificationUri": page,
+            "verificationUriComplete": f"{page}?code=BCDF-GHJK", "expiresIn": 600, "interval": 0,
+        }  # fmt: skip
+
+    async def _device_token(self, request: Request) -> Any:
+        assert (await request.json())["deviceCode"] == f"device.{self.devices}"
+        if self.polls:
+            raise ApiError(self.polls.pop(0), "not so", "as it says")
+        token = f"flakes_user_device_{self.devices}"
+        self.valid.add(token)
+        me = await self._me(request) | {"email": "ada@example.com", "sessionKind": "cli"}
+        return {"accessToken": token, "expiresIn": 86_400, "me": me}
+
+    async def _sign_out(self, request: Request) -> Any:
+        self.valid.discard(request.headers["authorization"].removeprefix("Bearer "))
+        return {"sessionId": "token_1"}
+
+    async def _sessions(self, _: Request) -> Any:
+        session = {
+            "sessionId": "token_1", "kind": "cli", "client": "flakes on bench\x1b[31m", "address": "::1",
+            "createdAt": now(), "lastUsedAt": None, "expiresAt": now(), "current": True,
+        }  # fmt: skip
+        return {"sessions": [session]}
+
+    async def _end_session(self, request: Request) -> Any:
+        return {"sessionId": request.path_params["session"]}
+
+    async def _list_keys(self, _: Request) -> Any:
+        return {"keys": list(self.api_keys.values())}
+
+    async def _create_key(self, request: Request) -> Any:
+        body = await request.json()
+        self.bodies.append(body)
+        key = {
+            "keyId": f"token_k{len(self.api_keys)}", "name": body["name"], "scope": body["scope"],
+            "createdAt": now(), "lastUsedAt": None, "expiresAt": now() if "expiresInDays" in body else None,
+        }  # fmt: skip
+        self.api_keys[key["keyId"]] = key
+        return {"key": key, "rawKey": "flakes_user_key"}
+
+    async def _revoke_key(self, request: Request) -> Any:
+        return found(self.api_keys, request.path_params["key"], "key")
 
     async def _list_projects(self, _: Request) -> Any:
         return {"projects": list(self.projects.values())}

@@ -28,6 +28,7 @@ NAMING_COLUMNS = {
     ("permissions", "asked_digest"): "no blob: of a question",
     ("idempotency_keys", "key_digest"): "no blob: of a key",
     ("idempotency_keys", "body_digest"): "no blob: of a request",
+    ("rate_limits", "key_digest"): "no blob: of what is limited",
 }
 
 

@@ -39,11 +39,15 @@ def test_the_body_says_error_message_and_fix_first() -> None:
     assert "fix" not in ApiError("graph_invalid", "m").body()
 
 
+SIGN_INS = {"code_invalid", "authorization_pending", "slow_down", "expired_token", "access_denied"}
+"""Refused sign-ins: the request was well used, and whoever sent it is not signed in."""
+
+
 def test_statuses_and_exit_codes_fit_each_other() -> None:
     for code, meaning in CODES.items():
         assert meaning.status == 0 or 400 <= meaning.status < 600, code
         assert meaning.meaning.endswith("."), code
-        if meaning.status == 401:
+        if meaning.status == 401 or code in SIGN_INS:
             assert meaning.exit == EXIT_NOT_SIGNED_IN
         elif meaning.status >= 500 or meaning.status == 429 or meaning.retryable:
             assert meaning.exit == EXIT_INTERNAL, code

@@ -2,8 +2,8 @@
 
 The server: `--server`, else `FLAKES_SERVER`, else the current profile of the configuration file, else the
 local session. The token: `--token`, else `FLAKES_TOKEN`, else the credential that belongs to that server
-(the profile's file, what `flakes auth login` keeps, or the local session's). A token is never sent to a server that it was not made
-for: a credential file is used with its own server only.
+(the profile's file, what `flakes auth login` keeps, or the local session's). A token is never sent to a
+server that it was not made for: a credential file is used with its own server only.
 """
 
 from __future__ import annotations

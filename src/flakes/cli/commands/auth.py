@@ -53,16 +53,20 @@ def login(server: str | None, no_open: bool, timeout_ms: int, as_json: bool) -> 
 async def _login(server: str, output: Output, open_browser: bool, timeout_s: float) -> int:
     from flakes.client.api import Client
 
+    sign_ins.read(target.config_dir(), server)  # a file that would be refused is better refused now
     async with Client(server) as client:
         asked = await client.begin_device(f"flakes on {platform.node() or 'a machine'}")
         _show(output, server, asked, open_browser)
         token = await _approval(client, asked, timeout_s)
+    replaced = sign_ins.read(target.config_dir(), server)
     now = datetime.now(UTC)
     expires_at = now + timedelta(seconds=token.expires_in)
     path = sign_ins.write(target.config_dir(), sign_ins.SignIn(
         server=server, token=token.access_token, user_id=token.me.user_id, name=token.me.name,
         email=token.me.email, created_at=now, expires_at=expires_at,
     ))  # fmt: skip
+    if replaced is not None:  # nobody holds its token any more
+        await _revoke(replaced)
     if output.as_json:
         output.record({
             "stage": "authenticated", "server": server, "credentialFile": str(path),
