@@ -38,7 +38,7 @@ def api(server: Server) -> Api:
         return pool.submit(server.account).result()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its driver keeps an event loop running, which other tests must not meet
 def browser() -> Iterator[object]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
