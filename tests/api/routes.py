@@ -509,7 +509,7 @@ def _stop(world: World, path: str) -> Answer:
 
 @case("DELETE", "/v1/sandboxes/{sandboxId}")
 def _delete_sandbox(world: World, path: str) -> Answer:
-    sandbox_id, token = world.api.sandbox()
+    sandbox_id, _ = world.api.sandbox()
     answer = world.api.delete(path.format(sandboxId=sandbox_id))
     assert (answer.ok(200)["status"], answer.json["clearedAssignments"]) == ("deleted", 0)
     world.api.get(path.format(sandboxId=sandbox_id)).refused("not_found")
