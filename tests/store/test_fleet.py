@@ -147,7 +147,8 @@ async def _happen(
                 case _:
                     await asked.delete(conn, world.owner_id, sandbox_id)
     except ApiError as refused:
-        assert refused.code in ("sandbox_delete_blocked", "not_found")
+        if refused.code not in ("sandbox_delete_blocked", "not_found"):
+            raise
 
 
 async def test_a_credential_opens_nothing_before_its_launch_is_accepted(world: World) -> None:
