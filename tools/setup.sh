@@ -21,7 +21,7 @@ install_agents() {
     if ! command -v npm >/dev/null; then
         echo "there is no npm on the PATH" >"$agents/skipped"
     elif echo "installing the agents that the tests drive (pinned and hashed)" >&2 &&
-        ! (cd "$agents" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >npm.log 2>&1); then
+        ! (cd "$agents" && npm ci --fetch-retries=1 --ignore-scripts --no-audit --no-fund --loglevel=error >npm.log 2>&1); then
         rm -rf "$agents/node_modules"
         echo "npm ci failed: $(grep -m 1 -i 'error' "$agents/npm.log" || tail -n 1 "$agents/npm.log")" >"$agents/skipped"
     else

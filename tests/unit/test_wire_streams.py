@@ -10,6 +10,7 @@ from flakes.wire import host_stream, sandbox_stream
 from flakes.wire.codec import encode
 from flakes.wire.events import TYPES
 from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError
+from flakes.wire.transcripts import AgentUsage, EntryBody
 
 SANDBOX_UP = [
     sandbox_stream.Hello(
@@ -28,6 +29,11 @@ SANDBOX_UP = [
             sandbox_stream.LogLines(
                 assignment_id="assignment_1", first_line=0,
                 lines=[sandbox_stream.LogLine(channel="stdout", at_ms=1, text="ß\n\u2028")],
+            ),
+            sandbox_stream.TranscriptChunk(
+                assignment_id="assignment_1", first_entry=0,
+                entries=[EntryBody(at_ms=1, kind="text", data={"text": "ß"}, raw="{}")],
+                usage=AgentUsage(input_total=2, calls=1),
             ),
             sandbox_stream.Result(
                 assignment_id="assignment_1", outcome=Outcome.RETRYABLE, exit_code=75,

@@ -49,7 +49,7 @@ _QUIET: Final = (
     "item/commandExecution/outputDelta", "item/fileChange/outputDelta", "item/plan/delta", "turn/diff/updated",
     "account/rateLimits/updated", "thread/status/changed",
 )  # fmt: skip
-_RECORDS: Final = frozenset({"thread/started", "turn/started", "turn/plan/updated", "thread/compacted"})
+_RECORDS: Final = frozenset({"thread/started", "turn/plan/updated", "thread/compacted"})
 _TOOLS: Final = frozenset(
     {"commandExecution", "fileChange", "mcpToolCall", "dynamicToolCall", "webSearch", "collabAgentToolCall"}
 )  # fmt: skip
@@ -67,6 +67,8 @@ class CodexDriver:
         self._turn_id: asyncio.Future[str] | None = None
         self._usage = Usage()
         self._total: Usage | None = None
+        self._turns: set[str] = set()
+        """The turns of this process: a thread that is gone on with brings earlier ones."""
         self._text = ""
         self._items: dict[str, dict[str, Any]] = {}
         self._copied: list[credentials.Copied] = []
@@ -200,6 +202,7 @@ class CodexDriver:
         return await self._rpc.channel.first(asyncio.shield(self._turn_id))
 
     def _begun(self, turn_id: str) -> None:
+        self._turns.add(turn_id)
         if self._turn_id is not None and not self._turn_id.done():
             self._turn_id.set_result(turn_id)
 
@@ -210,7 +213,10 @@ class CodexDriver:
             case "item/completed":
                 await self._item_completed(params["item"], raw)
             case "thread/tokenUsage/updated":
-                await self._spent(params["tokenUsage"])
+                await self._spent(params["tokenUsage"], str(params.get("turnId")))
+            case "turn/started":
+                self._begun(str(params["turn"]["id"]))
+                await self._host.emit(AgentEvent("record", {}, raw=raw))
             case "turn/completed":
                 await self._host.emit(AgentEvent("record", {}, raw=raw))
                 if self._turn is not None and not self._turn.done():
@@ -254,9 +260,13 @@ class CodexDriver:
                 event = AgentEvent("record", {}, raw=raw)
         await self._host.emit(event)
 
-    async def _spent(self, told: Mapping[str, Any]) -> None:
+    async def _spent(self, told: Mapping[str, Any], turn_id: str) -> None:
         total, last = _usage_of(told["total"]), _usage_of(told["last"])
-        # Of a thread that is gone on with, what came before this process is not this attempt's.
+        # Of a thread that is gone on with, what came before this process is not this attempt's; codex tells
+        # of it again, as of the turn that it was, when it had written it down before it was ended.
+        if turn_id not in self._turns:
+            self._total = total
+            return
         before = self._total if self._total is not None else _less(total, last)
         self._total = total
         spent = _less(total, before)

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("watch:watch", "Follow a run to its end, and show what came of it."),
     "inspect": ("inspect:inspect", "Show a run or a task, and why it is not running."),
     "logs": ("logs:logs", "Show the log of a task, or follow it."),
-    "transcript": ("transcript:transcript", "Show what the agents of a task said and did, or follow it."),
+    "transcript": ("transcript:transcript", "Show what the agents of a task said and did, in all its attempts."),
     "runs": ("runs:runs", "List, create, close, wait for, cancel, retry, export and delete runs."),
     "metrics": ("metrics:metrics", "Measure a run: waiting and running times, success, retries."),
     "tasks": ("tasks:tasks", "List, save, admit, cancel and retry tasks; read their results and activity."),
