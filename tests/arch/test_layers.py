@@ -103,6 +103,9 @@ def test_every_event_that_is_written_is_listed_and_the_other_way_round() -> None
     emitted |= {"task.succeeded", "task.failed", "task.cancelled"}
     # `f"message.{state}"` names what a sandbox reports of a message.
     emitted |= {"message.delivered", "message.consumed"}
+    # `f"sandbox.{state}"` and `f"binding.{status}"` name what the tables of the fleet say.
+    emitted |= {f"sandbox.{state}" for state in ("draining", "stopping", "cancelled")}
+    emitted |= {f"binding.{status}" for status in ("pending", "available", "unavailable")}
     # Operations of tasks are named alike and live in the same packages.
     emitted -= OPERATIONS.keys()
     assert emitted - TYPES.keys() == set(), "list them in wire.events.TYPES"
