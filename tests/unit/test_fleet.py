@@ -112,7 +112,7 @@ def test_metadata_about_what_hosts_keep_is_found_at_any_depth() -> None:
     ("root", "directory"),
     [
         ("/srv/projects", "/srv/projects/a"), ("/srv/projects/", "/srv/projects/a"), ("/", "/a"),
-        ("C:\\code", "C:\\code\\a"), ("\\\\box\\share", "\\\\box\\share\\a"), ("C:/code", "C:/code/a"),
+        ("C:\\work", "C:\\work\\a"), ("\\\\box\\share", "\\\\box\\share\\a"), ("C:/srv", "C:/srv/a"),
     ],
 )  # fmt: skip
 def test_a_projects_directory_is_below_the_root(root: str, directory: str) -> None:

@@ -74,6 +74,12 @@ _REPORT = Query("""
 
 _PENDING = Query("select distinct host_id from project_bindings where status = 'pending'")
 
+_EVENTS = {
+    "pending": "binding.pending",
+    "available": "binding.available",
+    "unavailable": "binding.unavailable",
+}
+
 
 async def set_root(conn: Connection, owner_id: str, host_id: str, path: str) -> WorkspaceRoot:
     """Store a root; every binding of the host has to be looked at again when it changed."""
@@ -201,7 +207,7 @@ async def _record(conn: Connection, owner_id: str, binding: Binding) -> None:
     }  # fmt: skip
     if binding.reason:
         data["reason"] = binding.reason
-    await hosts.record(conn, owner_id, f"binding.{binding.status}", data)
+    await hosts.record(conn, owner_id, _EVENTS[binding.status], data)
 
 
 def _binding(r: Sequence[Any]) -> Binding:

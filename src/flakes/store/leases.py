@@ -90,6 +90,12 @@ _WAITING = Query("""
     select distinct host_id from leases
     where host_id = any(%(host_ids)s) and ended_at is null and sent_at is null""")
 
+_EVENTS = {
+    InstanceState.DRAINING: "sandbox.draining",
+    InstanceState.STOPPING: "sandbox.stopping",
+    InstanceState.CANCELLED: "sandbox.cancelled",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -143,7 +149,7 @@ async def end(
     if moved.after is InstanceState.CANCELLED:
         await accounts.revoke_of(conn, sandbox_id, "cancelled")
         await sandboxes.release(conn, sandbox_id)
-    await record(conn, moved.owner_id, f"sandbox.{moved.after}", data)
+    await record(conn, moved.owner_id, _EVENTS[moved.after], data)
     if moved.host_id is None or moved.after is InstanceState.CANCELLED:
         return None
     if event is InstanceEvent.DRAIN:
