@@ -19,13 +19,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
 
 ROOT = Path(os.environ["HOME"]) / ".matchlock-stand-in"
-
-
-def say(text: str, file: TextIO = sys.stdout) -> None:
-    file.write(f"{text}\n")
 
 
 def main() -> int:
@@ -36,17 +31,17 @@ def main() -> int:
     if command == "run":
         return run(rest)
     if command == "list":
-        say("ID            STATUS   IMAGE")
+        print("ID            STATUS   IMAGE")
         for path in sorted(ROOT.glob("vm-*")):
-            say(f"{path.name}   {status(path)}   {config(path)['image']}")
+            print(f"{path.name}   {status(path)}   {config(path)['image']}")
         return 0
     path = ROOT / rest[0]
     if not path.is_dir():
-        say(f"Error: VM {rest[0]} not found", file=sys.stderr)
+        print(f"Error: VM {rest[0]} not found", file=sys.stderr)
         return 1
     if command == "get":
         known = config(path)
-        say(json.dumps({"id": path.name, "status": status(path), "config": {"network": {"hostname": known["hostname"]}}}))
+        print(json.dumps({"id": path.name, "status": status(path), "config": {"network": {"hostname": known["hostname"]}}}))
     elif command == "exec":
         assert rest[1] == "--"
         return enter(path, rest[2:])
@@ -54,7 +49,7 @@ def main() -> int:
         end(path)
     elif command == "rm":
         if status(path) == "running":
-            say("Error: VM is running", file=sys.stderr)
+            print("Error: VM is running", file=sys.stderr)
             return 1
         for each in path.iterdir():
             each.unlink()
@@ -69,7 +64,7 @@ def run(argv: list[str]) -> int:
         options.setdefault(name, []).append("" if name == "--detach" else argv.pop(0))
     behaviour = behave()
     if behaviour == "fail":
-        say("Error: building rootfs: no such image", file=sys.stderr)
+        print("Error: building rootfs: no such image", file=sys.stderr)
         return 1
     if behaviour == "slow":
         time.sleep(0.5)
@@ -101,7 +96,7 @@ def run(argv: list[str]) -> int:
         time.sleep(0.005)
     if behaviour == "mute":
         return 0
-    say(path.name)
+    print(path.name)
     return 0 if pid else 1
 
 
@@ -112,10 +107,9 @@ def monitor(argv: list[str], info: int, null: int, path: Path) -> None:
     machine = subprocess.Popen(argv, pass_fds=(3,))
     (path / "pid.new").write_text(str(machine.pid))
     (path / "pid.new").rename(path / "pid")
-    code = machine.wait()
-    if code in range(128) and path.is_dir():
+    # A machine whose command has ended stays all the same, until it is killed; one that was killed itself does not.
+    if machine.wait() >= 0 and path.is_dir():
         (path / "ended").touch()
-    # Its command has ended; a machine stays all the same, until it is killed.
     os._exit(0)
 
 
@@ -135,7 +129,7 @@ def config(path: Path) -> dict[str, str]:
 def status(path: Path) -> str:
     if (path / "killed").exists():
         return "stopped"
-    alive = Path(f"/proc/{(path / 'pid').read_text()}").exists() if (path / "pid").exists() else True
+    alive = Path(f"/proc/{(path / 'pid').read_text()}/exe").exists()
     return "running" if alive or (path / "ended").exists() else "crashed"
 
 

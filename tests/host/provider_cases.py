@@ -53,7 +53,6 @@ class Case:
         monkeypatch.setenv("FLAKES_TOKEN", "the-hosts-own")
         self.machine = Machine()
         self.script: list[str] = []
-        self.made: list[Provider] = []
         if name == "matchlock":
             self._install_matchlock(monkeypatch)
 
@@ -65,8 +64,7 @@ class Case:
             "bubblewrap": BubblewrapProvider,
             "matchlock": MatchlockProvider,
         }
-        self.made.append(made[self.name]())  # kept: a real host that restarts takes its children's handles along
-        return self.made[-1]
+        return made[self.name]()
 
     def instance(self, number: int = 1, mode: str = "stay") -> LaunchSpec:
         """Everything that a launch needs, written as the host writes it."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,10 +27,6 @@ def case(
     for word in rest:
         if word.isdigit():
             os.kill(int(word), 9)
-    with warnings.catch_warnings():  # a host that was "restarted" never reaped its children
-        warnings.simplefilter("ignore", ResourceWarning)
-        made.made.clear()
-        gc.collect()
 
 
 async def up(case: Case, spec: LaunchSpec) -> None:
@@ -115,8 +109,8 @@ def test_a_daemon_that_dies_can_be_launched_again_on_its_directory(case: Case) -
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded"])
 def test_after_a_restart_of_the_host_a_daemon_is_found_again(case: Case, recorded: bool) -> None:
     async def scene() -> None:
-        spec = case.instance()
-        handle = await case.provider().launch(spec)
+        spec, first = case.instance(), case.provider()
+        handle = await first.launch(spec)
         await up(case, spec)
         second = case.provider()
         pid, start = (handle.pid, handle.start) if recorded else (0, "")
@@ -126,6 +120,7 @@ def test_after_a_restart_of_the_host_a_daemon_is_found_again(case: Case, recorde
         watch = asyncio.create_task(second.wait_exit(found))
         assert await second.stop(found, grace_s=5) == []
         await asyncio.wait_for(watch, 10)
+        await asyncio.wait_for(first.wait_exit(handle), 10)
         assert case.left() == []
         assert await case.provider().adopt(spec, handle.pid, handle.start) is None
 
