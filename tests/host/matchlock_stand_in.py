@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """An executable that answers like `matchlock`, for tests: its machines are processes in a view of their own.
 
 `run --detach` starts the command in namespaces where nothing but the image (a directory: its name), the system's

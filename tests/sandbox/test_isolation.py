@@ -352,6 +352,67 @@ def test_a_setuid_program_gains_nothing(plane: ControlPlane) -> None:
     assert text.split() == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
 
 
+LINKS = [
+    'ln -s {secret} "$FLAKES_OUTPUTS/note"',
+    'rm -r "$FLAKES_OUTPUTS"; ln -s {parent} "$FLAKES_OUTPUTS"',
+    'ln -s /proc/self/environ "$FLAKES_OUTPUTS/note"',
+]
+
+
+@pytest.mark.parametrize("line", LINKS)
+def test_links_do_not_make_the_daemon_read_for_the_task(
+    plane: ControlPlane, daemon: DaemonProcess, line: str
+) -> None:
+    """The daemon collects outputs from outside, with its own rights."""
+    note = daemon.directory / "note"
+    note.write_text(TOKEN)
+    line = line.format(secret=daemon.directory / "token", parent=daemon.directory)
+    result = plane.run(shell(line, declaredOutputs={"note": {}}))
+    assert (result.outcome, result.error.code) == (Outcome.FAILED, "output_unsupported")
+    assert TOKEN not in repr(result)
+
+
+def test_a_link_within_the_directory_is_an_output(plane: ControlPlane) -> None:
+    line = 'echo hi > report; ln -s "$FLAKES_WORK_DIR/report" "$FLAKES_OUTPUTS/note"'
+    assert plane.run(shell(line, declaredOutputs={"note": {}})).outputs["note"].text == "hi\n"
+
+
+def test_links_do_not_make_the_daemon_write_for_the_task(
+    plane: ControlPlane, daemon: DaemonProcess
+) -> None:
+    victim = daemon.directory / "victim"
+    victim.write_text("as it was")
+    line = f'rm "$FLAKES_INBOX"; ln -s {victim} "$FLAKES_INBOX"; echo up; sleep 3048'
+    assignment = make(shell(line))
+    plane.offer(assignment)
+    plane.wait(lambda: plane.text(assignment.assignment_id) == ["up"], "the task")
+    (message,) = plane.say(assignment.assignment_id, "hello")
+    plane.wait(lambda: plane.states(message), "what becomes of the message")
+    plane.cancel(assignment.assignment_id)
+    plane.result(assignment.assignment_id)
+    assert victim.read_text() == "as it was"
+    assert "delivered" not in plane.states(message)
+
+
+def test_links_do_not_lead_the_mounts_of_a_later_process_astray(
+    plane: ControlPlane, daemon: DaemonProcess
+) -> None:
+    """A `verify` command starts after the task had its directory, and all in it, for itself."""
+    line = f"""
+    for each in tmp home work/../state inputs bin; do rm -rf ../$each; ln -s / ../$each; done
+    rm -f "$FLAKES_BRIEF"; ln -s {daemon.directory}/token "$FLAKES_BRIEF"
+    ln -s / /tmp/link; ln -s / /var/tmp/link2
+    """
+    verify = f"! cat {daemon.directory}/token; ! ls {daemon.directory}/sandbox.toml; ! touch /etc/x; cat; true"
+    assignment = make(shell(line, verify=[verify, "test ! -e /root/.bashrc", "ls -a /tmp"]))
+    plane.offer(assignment)
+    result = plane.result(assignment.assignment_id)
+    tails = "".join(each.tail for each in result.evidence)
+    assert [each.passed for each in result.evidence] == [True] * 3, tails
+    assert TOKEN not in tails
+    assert "link" not in result.evidence[2].tail, "each process has a /tmp of its own"
+
+
 class Listeners:
     """What a task without a network must not reach: a port, a name's port, an abstract socket."""
 

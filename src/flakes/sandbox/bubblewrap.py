@@ -2,12 +2,16 @@
 
 Read-only: the system (`/usr` and its links, `/opt`, a chosen part of `/etc`), this interpreter with the package
 (for the task's `flakes` command and its first process), and what the configuration adds. Writable: the task's own
-directory, which is also its home and its `/tmp`. Everything else does not exist: the daemon's state and token,
+directory with its home, and a `/tmp` of each process's own. Everything else does not exist: the daemon's state and token,
 other tasks, the user's home, `/run` and its sockets, `/sys`. User, process, network, IPC, host name and cgroup
 namespaces are its own, no capability is kept, and nothing set-uid works.
 
 Order decides: later mounts cover earlier ones. System first, then what is hidden, then the task's own, so that a
 state directory below a visible one stays invisible but for the task's part of it.
+
+Nothing that is mounted, and nothing on the way to it, may be a path that an earlier process of the task could have
+replaced by a link: bubblewrap follows links outside, with the daemon's rights. Hence the `/tmp` beside the task's
+directory, new for each process.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ class View:
     root: Path
     """The task's directory."""
     tmp: Path
+    """An empty directory outside of `root`."""
     tools: Path | None
     """The directory of its socket and token."""
     etc: Path
@@ -89,7 +94,9 @@ def arguments(view: View) -> list[str]:
             argv += ["--ro-bind", str(path), str(path)]
     shown = [*(Path(p) for p in SYSTEM), *visible]
     # A file that is replaced would appear again, so its directory goes with it.
-    hidden = {path if path.is_dir() else path.parent for path in view.hidden if _is_below(path, shown)}
+    hidden = {
+        path if path.is_dir() else path.parent for path in view.hidden if _is_below(path, shown)
+    }
     for path in sorted(hidden):
         argv += ["--tmpfs", str(path)]
     argv += ["--bind", str(view.root), str(view.root)]

@@ -13,7 +13,9 @@ What is still here when the assignment ends is not reported: the control plane m
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import stat
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import UTC, datetime
@@ -228,9 +230,13 @@ class Inbox:
 
 
 def _append_line(path: Path, line: bytes) -> None:
-    """Append a whole line or nothing, and see it on disk."""
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Append a whole line or nothing, and see it on disk. The file is in the task's hands: neither a link nor
+    anything but a file is written to."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open(path, flags, 0o600)
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "the inbox is not a file any more")
         before = os.fstat(fd).st_size
         written = os.write(fd, line)
         if written != len(line):

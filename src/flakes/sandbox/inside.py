@@ -4,7 +4,7 @@ Run by bubblewrap as process 1 of the task's own process namespace, as ``python 
 command's three standard streams, and two sockets: 3 to the supervisor, 4 to the daemon. From 3 it reads the
 job, a decimal length and a newline, then fields that each end with NUL: the loopback port of the proxy (0: no
 network), the limit of processes (0: none), the limit of writable memory in bytes of each process (0: none), the
-working directory, the number of arguments, the arguments, and the environment as ``NAME=value``. Afterwards every
+file for standard input (empty: as it is), the working directory, the number of arguments, the arguments, and the environment as ``NAME=value``. Afterwards every
 byte means SIGTERM for the command's group. To 3 it writes lines: ``started``, or ``failed WHAT ERRNO NAME``; then
 ``exited STATUS`` with the status that wait(2) gave.
 
@@ -26,9 +26,9 @@ DAEMON = 4
 def main() -> None:
     fields = job()
     port, processes, data_bytes = (int(fields[index]) for index in range(3))
-    cwd = fields[3]
-    count = int(fields[4])
-    argv, env = fields[5 : 5 + count], fields[5 + count :]
+    stdin, cwd = fields[3], fields[4]
+    count = int(fields[5])
+    argv, env = fields[6 : 6 + count], fields[6 + count :]
     if port:
         hand_over(port)
     os.close(DAEMON)
@@ -37,7 +37,7 @@ def main() -> None:
     os.set_blocking(wake_read, False)
     _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     _signal.signal(_signal.SIGCHLD, lambda *_: None)
-    pid = start(argv, env, cwd, processes, data_bytes)
+    pid = start(argv, env, (stdin, cwd), (processes, data_bytes))
     if pid == 0:
         return
     say(b"started\n")
@@ -74,12 +74,14 @@ def hand_over(port: int) -> None:
     daemon.sendmsg([b"l"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
 
 
-def start(argv: list[bytes], env: list[bytes], cwd: bytes, processes: int, data_bytes: int) -> int:
+def start(
+    argv: list[bytes], env: list[bytes], places: tuple[bytes, bytes], limits: tuple[int, int]
+) -> int:
     """Fork the command; its pid, or 0 after a failure, which has been told."""
     report_read, report_write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        become(argv, env, cwd, processes, data_bytes, report_write)
+        become(argv, env, places, limits, report_write)
     os.close(report_write)
     for fd in (0, 1, 2):
         os.close(fd)
@@ -94,10 +96,15 @@ def start(argv: list[bytes], env: list[bytes], cwd: bytes, processes: int, data_
 
 
 def become(
-    argv: list[bytes], env: list[bytes], cwd: bytes, processes: int, data_bytes: int, report: int
+    argv: list[bytes],
+    env: list[bytes],
+    places: tuple[bytes, bytes],
+    limits: tuple[int, int],
+    report: int,
 ) -> None:
     """In the fork: turn into the command, or write why not. Never returns."""
     what, name = b"start", b""
+    (stdin, cwd), (processes, data_bytes) = places, limits
     try:
         _signal.set_wakeup_fd(-1)
         for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGCHLD, _signal.SIGINT):
@@ -111,6 +118,9 @@ def become(
                 resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
             if data_bytes:
                 resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
+        if stdin:
+            what, name = b"stdin", stdin
+            os.dup2(os.open(stdin, os.O_RDONLY), 0)
         what, name = b"cwd", cwd
         os.chdir(cwd)
         what, name = b"exec", argv[0]

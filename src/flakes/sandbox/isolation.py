@@ -9,6 +9,8 @@ started without it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 import shutil
 import socket
@@ -50,12 +52,14 @@ class Isolation:
         self._executable = executable(settings.executable)
         self._allow = check_allow(settings.network_allow)
         self._memory_mb = settings.memory_mb
-        self._etc = state_dir / "isolation"
+        self._etc = state_dir / "isolation" / "etc"
+        self._tmp = state_dir / "isolation" / "tmp"
         self._limiter = Limiter(settings, config.sandbox_id)
 
     def start(self) -> None:
         """Once, before the first task, by the daemon that holds the state directory. Raises `config_invalid`."""
         bubblewrap.write_etc(self._etc)
+        _remove(self._tmp)
         self._limiter.remove_stale()
         reason = trial(self._executable)
         if reason:
@@ -72,14 +76,13 @@ class Isolation:
 
     def box(self, assignment_id: str, root: Path, tools: Path, say: Callable[[str], None]) -> Box:
         """What one task is put into; `root` is its directory. Raises `OSError`."""
-        home, tmp = root / "home", root / "tmp"
-        for path in (home, tmp):
-            path.mkdir(mode=0o700, exist_ok=True)
-        # A link would lead the mount astray, and a link below is the task's own business.
+        (root / "home").mkdir(mode=0o700, exist_ok=True)
+        tmp = self._tmp / assignment_id
+        tmp.mkdir(mode=0o700, parents=True)
         view = bubblewrap.View(
             executable=self._executable,
             root=root.resolve(),
-            tmp=tmp.resolve(),
+            tmp=tmp,
             tools=tools.resolve(),
             etc=self._etc,
             read_only=self._read_only,
@@ -113,6 +116,7 @@ class Box:
         self._proxy = proxy
         self._say = say
         self._memory_mb = memory_mb
+        self._processes = 0
         self._serving: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -139,9 +143,12 @@ class Box:
         return fitted
 
     def job(self) -> dict[str, Any]:
-        """The part `isolation` of a supervisor's job."""
+        """The part `isolation` of a supervisor's job, for one process. Raises `OSError`."""
+        self._processes += 1
+        tmp = self._view.tmp / str(self._processes)
+        tmp.mkdir(mode=0o700)
         return {
-            "argv": bubblewrap.arguments(self._view),
+            "argv": bubblewrap.arguments(dataclasses.replace(self._view, tmp=tmp)),
             "env": {MARK: self._assignment_id},
             "groups": self._group.procs(),
             "port": egress.PORT if self._proxy is not None else 0,
@@ -174,6 +181,7 @@ class Box:
         if self._group.out_of_memory():
             limit = f"the memory limit of {self._memory_mb} MiB"
             self._say(f"isolation: {limit} was reached: the system killed a process of the task")
+        await asyncio.to_thread(_remove, self._view.tmp)
         deadline = asyncio.get_running_loop().time() + EMPTY_S
         while not self._group.remove():
             if asyncio.get_running_loop().time() > deadline:
@@ -197,6 +205,20 @@ class Box:
         serving = asyncio.create_task(self._proxy.serve(listener))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
+
+
+def _remove(directory: Path) -> None:
+    """Remove what a task left, also what it closed; what cannot be removed is tried again at the next start."""
+
+    def open_up(_: object, path: str, __: object) -> None:
+        with contextlib.suppress(OSError):
+            Path(path).parent.chmod(0o700)
+            if not Path(path).is_symlink():
+                Path(path).chmod(0o700)
+
+    for attempt in (open_up, None):
+        if directory.exists():
+            shutil.rmtree(directory, ignore_errors=attempt is None, onerror=attempt)
 
 
 def described(config: SandboxConfig, isolation: Isolation | None) -> tuple[str, Degree, str]:

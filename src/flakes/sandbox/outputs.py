@@ -57,7 +57,7 @@ async def collect(
     blobs: BlobClient,
     warn: Callable[[TaskWarning], None],
 ) -> dict[str, Output]:
-    """Find, check and upload; raises `AgentError` (`output_missing`, `output_invalid`,
+    """Find, check and upload, when no process of the task is left to exchange them; raises `AgentError` (`output_missing`, `output_invalid`,
     `output_too_large`, `output_unsupported`). `warn` is told of optional outputs that are left out."""
     found, left_out = await asyncio.to_thread(find, declared, directory)
     for each in left_out:
@@ -124,6 +124,13 @@ def _found(key: str, declaration: OutputDeclaration, directory: Path) -> Found:
     path = _path_of(key, directory)
     if path is None:
         raise _missing([key], directory)
+    # A link may lead within the task's directory; what lies outside of it the task may not even see.
+    if not path.resolve().is_relative_to(directory.parent.resolve()):
+        raise AgentError(
+            "output_unsupported",
+            f"the output `{key}` is a link that leads out of the task's directory",
+            "copy the file to `$FLAKES_OUTPUTS`",
+        )
     return _measured(key, path, declaration)
 
 

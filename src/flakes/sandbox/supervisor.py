@@ -200,7 +200,8 @@ class Supervisor:
             stdin_fd, stdout_fd, stderr_fd, daemon_fd = self.fds
             stdin = job["stdin"]
             if stdin != "pipe":
-                what, name = "stdin", str(stdin or os.devnull)
+                # Of an isolated command, what the path leads to is looked up where the command is.
+                what, name = "stdin", str((not self.inside and stdin) or os.devnull)
                 stdin_fd = os.open(name, os.O_RDONLY)
             for target, fd in enumerate((stdin_fd, stdout_fd, stderr_fd)):
                 os.dup2(fd, target)
@@ -335,6 +336,8 @@ def described(job: dict[str, object]) -> bytes:
     argv: list[str] = job["argv"]  # type: ignore[assignment]
     env: dict[str, str] = job["env"]  # type: ignore[assignment]
     fields = [str(isolation[name]) for name in ("port", "processes", "dataBytes")]
+    stdin = job["stdin"]
+    fields += ["" if stdin in (None, "pipe") else str(stdin)]
     fields += [str(job["cwd"]), str(len(argv)), *argv]
     fields += [f"{name}={value}" for name, value in env.items()]
     if any("\0" in field for field in fields):

@@ -125,8 +125,8 @@ class MatchlockProvider:
         ]  # fmt: skip
         for mount in pool.mounts:
             argv += ["-v", mount]
-        control_plane = [urlsplit(address).hostname or "" for address in split(sandbox.control_plane_url)]
-        for entry in dict.fromkeys([*control_plane, *pool.network.allow]):
+        servers = [urlsplit(each).hostname or "" for each in split(sandbox.control_plane_url)]
+        for entry in dict.fromkeys([*servers, *pool.network.allow]):
             argv += ["--allow-host", entry]
         limits = bounds(pool, pool.pool_key)
         for value, option in ((limits.memory_mb, "--memory"), (limits.cpus, "--cpus")):
