@@ -19,6 +19,8 @@ from flakes.wire.sandbox_stream import Accepted, Cancel
 NOT_REACHABLE = {
     "wait_pending": "no task can wait for anything yet",
     "project_not_bound": "every pool of an automatically bound host serves every project",
+    "workspace_root_missing": "hosts have bindings in tests/unit/test_placement.py and tests/e2e/test_machine.py",
+    "binding_unavailable": "the same",
 }
 
 

@@ -69,7 +69,17 @@ def _another(path: str) -> dict[str, object]:
         return {"all": False, "selectors": [{"path": "another", "kind": "exact"}]}
     if path.endswith("/files.check"):
         return {"selectors": [{"path": "another", "kind": "exact"}]}
-    if path.endswith(("/cancel", "/close", "/retry", "/respond", "/files.reserve")):
+    if path.endswith("/prune"):
+        return {"offlineS": 7_777_777}
+    if path.endswith("/rotate"):
+        return {"graceS": 7}
+    if path.endswith("/project-workspace-root"):
+        return {"path": "/another"}
+    if path.endswith("/project-bindings/{projectKey}"):
+        return {"poolKeys": ["another"]}
+    if path.endswith((
+        "/cancel", "/close", "/retry", "/respond", "/files.reserve", "/drain", "/stop", "/abandon", "/disable", "/revoke",
+    )):  # fmt: skip
         return {"reason": "another"}
     if path.endswith("{taskKey}"):
         return {"title": "another"}

@@ -15,7 +15,7 @@ ADMIN = {
     "PATCH /v1/me", "GET /v1/auth/sessions", "DELETE /v1/auth/sessions/{sessionId}", "POST /v1/auth/keys",
     "GET /v1/auth/keys", "DELETE /v1/auth/keys/{keyId}", "POST /v1/auth/browser-links",
     "POST /v1/auth/change-password", "GET /v1/auth/device/{userCode}", "POST /v1/auth/device/{userCode}",
-    "POST /v1/hosts/setup", "POST /v1/sandboxes",
+    "POST /v1/hosts/setup", "POST /v1/hosts/{hostId}/credentials/rotate", "POST /v1/sandboxes",
 }  # fmt: skip
 
 

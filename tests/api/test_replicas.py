@@ -17,7 +17,7 @@ from api.peer import adapter, host, lines, pool, sandbox
 from api.replicas import Pair, median_s, paired, timed
 from embedded_servers import wait_until
 from flakes.store.embedded import ConnectionInfo
-from flakes.wire.host_stream import Launch, Stop
+from flakes.wire.host_stream import Launch, LeaseResult, Stop
 from flakes.wire.sandbox_stream import Cancel, Drain, Input
 
 pytestmark = pytest.mark.timeout(90)
@@ -159,6 +159,7 @@ def test_launches_and_stops_reach_the_host_of_the_other_replica(apis: tuple[Api,
             leading.graph(task("only", own))
             launch = machine.expect(Launch)
         assert launches[0] < 1.5
+        machine.tell(LeaseResult(lease_id=launch.lease_id, ok=True))
         with sandbox(other, (launch.sandbox_id, launch.sandbox_token), adapters=[own]) as peer:
             given = peer.start()
             peer.finish(given.assignment_id)

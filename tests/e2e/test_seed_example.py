@@ -177,13 +177,13 @@ $ flakes metrics {run} -t {token}
 wall time  ...
 success    100.0% of 2 tasks: 2 succeeded, 0 failed, 0 cancelled, 0 live
 attempts   2, 0 of them retries
-lost       0 to infrastructure, 0 declined
+lost       0 to infrastructure, 0 declined, 0 not taken
 parallel   ... on average, 1 at most
 TIME        COUNT  MEAN  P50  P90  P99  MAX
 queue       2      ...   ready to offered
 assignment  2      ...   offered to accepted
 run         2      ...   accepted to ended
-wait        0      - - - - - yielded to ready again
+wait        0      - - - - - asked to answered
 $ flakes tasks result release-notes/draft
 ...
 drafted

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from embedded_servers import wait_until
 from flakes.core.task import Outcome
 from flakes.sandbox.limits import PREFIX, Limiter
 from flakes.wire.config import Isolation
@@ -35,7 +36,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     yield plane
     assert daemon.terminate() == 0
     plane.stop()
-    assert groups() == []
+    # Another worker's daemon of the same name may have groups of its own for a moment.
+    wait_until(lambda: groups() == [], 30)
 
 
 @needs_bubblewrap

@@ -130,7 +130,9 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.body is not None:
         codes |= {"too_large"}
     if endpoint.family is not None:
-        codes |= {"unauthorized", "forbidden", "invalid_request"}
+        codes |= {"unauthorized", "forbidden"}
+    if endpoint.family is not None or endpoint.query is not None or endpoint.body is not None:
+        codes |= {"invalid_request"}
     if endpoint.takes_key:
         codes |= {"idempotency_conflict", "idempotency_in_progress"}
     if "{" in endpoint.path:

@@ -281,7 +281,7 @@ def credential(path: Path) -> str:
         if stat.S_IMODE(info.st_mode) != CREDENTIAL_MODE:
             raise _invalid(path, None, f"the credential file has mode {stat.S_IMODE(info.st_mode):04o}", f"chmod 600 {path}")
         token = file.read(CREDENTIAL_BYTES_MAX).decode("ascii", "replace").strip()
-    if not token or not token.isprintable() or " " in token:
+    if not token or not token.isprintable():
         raise _invalid(path, None, "the credential file holds no credential", "rotate the credential: `flakes host rotate`")
     return token
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def projects() -> None:
-    """List, create and archive projects, and bind them to hosts."""
+    """List, create, archive projects, and bind them to hosts."""
 
 
 @projects.command("list")
