@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from api.browser import Browser
 from api.plane import SERVERS
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import msgspec
 
 from api.caller import Api
 
-WAIT_S = 8.0
+WAIT_S = 30.0
 
 
 @dataclass(frozen=True)

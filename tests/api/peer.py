@@ -21,7 +21,7 @@ from flakes.wire.tasks import TaskError
 
 T = TypeVar("T")
 
-WAIT_S = 8.0
+WAIT_S = 30.0
 
 
 def stream_url(server_url: str, kind: str, peer_id: str) -> str:

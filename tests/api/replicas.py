@@ -34,7 +34,7 @@ class Pair:
                 "select count(*) from pg_stat_activity where datname = current_database()"
                 " and application_name = 'flakes server: listening' and state = 'idle'"
             )
-            wait_until(lambda: conn.execute(listening).fetchone() == (2,), 15)
+            wait_until(lambda: conn.execute(listening).fetchone() == (2,))
 
     def leader(self) -> Server:
         """The one that runs the singleton loops, once somebody does."""
@@ -45,7 +45,7 @@ class Pair:
             found[:] = [s for s in running if Api(s.url, None).get("/readyz").json["leading"]]
             return len(found) == 1
 
-        wait_until(somebody_leads, 15)
+        wait_until(somebody_leads)
         return found[0]
 
 

@@ -202,7 +202,7 @@ def test_an_interrupted_upload_is_taken_up_by_the_next_command(
             client.upload_artifact(
                 path, progress=stop_at(25 * MIB), announced=lambda a: told.append(a.artifact_id)
             )
-        wait_until(lambda: client.artifact_upload(told[0]).offset >= 16 * MIB, 10)
+        wait_until(lambda: client.artifact_upload(told[0]).offset >= 16 * MIB)
     done = flakes("artifacts", "upload", str(path), "--resume", told[0], "--json").json
     assert (done["artifactId"], done["state"], done["digest"]) == (told[0], "ready", digest_of(content))
 
@@ -244,7 +244,7 @@ def test_outputs_of_a_run_are_listed_and_saved(server: Server, flakes: Flakes, a
     with sandbox(api, who, adapters=[own]) as peer:
         output = Output(kind="text", size_bytes=len(content), digest=digest)
         peer.finish(peer.start().assignment_id, outputs={"report": output})
-    wait_until(lambda: api.get(f"/v1/runs/{run}/outputs").ok()["outputs"], 10)
+    wait_until(lambda: api.get(f"/v1/runs/{run}/outputs").ok()["outputs"])
     (told,) = flakes("tasks", "outputs", run, "--json").json["outputs"]
     assert (told["taskKey"], told["outputKey"], told["digest"]) == ("a", "report", digest)
     assert digest in flakes("tasks", "outputs", run).out

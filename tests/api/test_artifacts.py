@@ -293,7 +293,7 @@ def test_what_a_broken_connection_brought_is_kept(api: Api) -> None:
     raw = Raw(api, artifact_id, f"bytes 0-{MIB - 1}/{MIB}", MIB)
     raw.send(content[:400_000])
     raw.close()
-    wait_until(lambda: state(api, artifact_id)["offset"] == 400_000, 10)
+    wait_until(lambda: state(api, artifact_id)["offset"] == 400_000)
     send(api, artifact_id, content[400_000:], f"bytes 400000-{MIB - 1}/{MIB}").ok(200)
     assert fetched(api, artifact_id).content == content
 
@@ -304,7 +304,7 @@ def test_a_newer_request_takes_over_from_one_that_hangs(api: Api) -> None:
     artifact_id = announce(api, digest=digest_of(content), sizeBytes=size)
     hanging = Raw(api, artifact_id, f"bytes 0-{size - 1}/{size}", size)
     hanging.send(content[: 17 * MIB])
-    wait_until(lambda: state(api, artifact_id)["offset"] >= 16 * MIB, 20)
+    wait_until(lambda: state(api, artifact_id)["offset"] >= 16 * MIB)
     offset = state(api, artifact_id)["offset"]
     done = send(api, artifact_id, content[offset:], f"bytes {offset}-{size - 1}/{size}").ok(200)
     assert done["digest"] == digest_of(content)
@@ -320,7 +320,7 @@ def test_an_upload_survives_the_server(database: str, tmp_path: Path) -> None:
         artifact_id = announce(api, digest=digest_of(content), sizeBytes=size)
         raw = Raw(api, artifact_id, f"bytes 0-{size - 1}/{size}", size)
         raw.send(content[: 20 * MIB])
-        wait_until(lambda: state(api, artifact_id)["offset"] >= 16 * MIB, 20)
+        wait_until(lambda: state(api, artifact_id)["offset"] >= 16 * MIB)
         server.kill()
         raw.close()
         server.start()
@@ -518,10 +518,10 @@ def test_a_blob_goes_when_nothing_refers_to_it_any_more(server: Server, api: Api
     path = blob_path(server, mine["digest"])
     api.delete(f"/v1/artifacts/{mine['artifactId']}").ok(200)
     make_due(server, mine["digest"], api)
-    wait_until(lambda: seen_by_the_collector(server, mine["digest"]), 10)
+    wait_until(lambda: seen_by_the_collector(server, mine["digest"]))
     assert fetched(other, twin["artifactId"]).content == content
     other.delete(f"/v1/artifacts/{twin['artifactId']}").ok(200)
-    wait_until(lambda: not path.exists(), 10)
+    wait_until(lambda: not path.exists())
 
 
 def test_a_blob_that_is_a_tasks_output_stays(server: Server, api: Api) -> None:
@@ -535,16 +535,16 @@ def test_a_blob_that_is_a_tasks_output_stays(server: Server, api: Api) -> None:
     with sandbox(api, who, adapters=[own]) as peer:
         peer.finish(peer.start().assignment_id, outputs={"o": Output(kind="text", size_bytes=len(content), digest=digest)})
     task_id = made["tasks"][0]["taskId"]
-    wait_until(lambda: api.task(task_id)["status"] == "SUCCEEDED", 10)
+    wait_until(lambda: api.task(task_id)["status"] == "SUCCEEDED")
     artifact = api.post("/v1/artifacts", artifact_of(content)).ok(201)
     api.delete(f"/v1/artifacts/{artifact['artifactId']}").ok(200)
     make_due(server, digest, api)
-    wait_until(lambda: seen_by_the_collector(server, digest), 10)
+    wait_until(lambda: seen_by_the_collector(server, digest))
     assert api.get(f"/v1/tasks/{task_id}/outputs/o").content == content
     api.delete(f"/v1/runs/{made['run']['runId']}").ok(200)
     assert path.exists(), "somebody may still be reading the output"
     make_due(server, digest, api)
-    wait_until(lambda: not path.exists(), 10)
+    wait_until(lambda: not path.exists())
 
 
 def test_a_runs_artifacts_go_with_it(server: Server, api: Api) -> None:
@@ -556,8 +556,8 @@ def test_a_runs_artifacts_go_with_it(server: Server, api: Api) -> None:
     for artifact_id in (made["artifactId"], pending):
         api.get(f"/v1/artifacts/{artifact_id}").refused("not_found")
     make_due(server, made["digest"], api)
-    wait_until(lambda: not blob_path(server, made["digest"]).exists(), 10)
-    wait_until(lambda: partial_files(server, pending) == [], 10)
+    wait_until(lambda: not blob_path(server, made["digest"]).exists())
+    wait_until(lambda: partial_files(server, pending) == [])
 
 
 def test_deleting_a_pending_artifact_removes_what_had_come(server: Server, api: Api) -> None:
@@ -582,7 +582,7 @@ def test_an_abandoned_upload_is_removed_after_a_day(server: Server, api: Api) ->
         conn.execute(sql, [23, fresh])
     loose = announce(api)
     api.delete(f"/v1/artifacts/{loose}").ok(200)  # wakes the garbage collector
-    wait_until(lambda: api.get(f"/v1/artifacts/{old}").status == 404, 10)
+    wait_until(lambda: api.get(f"/v1/artifacts/{old}").status == 404)
     assert partial_files(server, old) == []
     assert state(api, fresh)["offset"] == 3
     assert state(api, done)["state"] == "ready"
@@ -607,7 +607,7 @@ def test_the_outputs_of_a_run_are_listed(api: Api, other: Api) -> None:
     with sandbox(api, who, adapters=[own], max_concurrency=1) as peer:
         peer.finish(peer.start().assignment_id, outputs={"z": output("1"), "b-2": output("{}", "json"), "b": output("3")})
         peer.finish(peer.start().assignment_id, outputs={"a": output("four")})
-    wait_until(lambda: len(api.get(f"/v1/runs/{run}/outputs").ok()["outputs"]) == 4, 10)
+    wait_until(lambda: len(api.get(f"/v1/runs/{run}/outputs").ok()["outputs"]) == 4)
     first = api.get(f"/v1/runs/{run}/outputs", limit=2).ok()
     rest = api.get(f"/v1/runs/{run}/outputs", limit=3, cursor=first["nextCursor"]).ok()
     found = first["outputs"] + rest["outputs"]

@@ -77,12 +77,12 @@ def test_many_that_wait_do_not_hold_up_one_that_may_go(api: Api) -> None:
             api.delete(f"/v1/runs/{run}").ok(202)
         last = list(runs)[-1]
         peer.finish(runs[last], "cancelled")
-        wait_until(lambda: api.get(f"/v1/runs/{last}").status == 404, 10)
+        wait_until(lambda: api.get(f"/v1/runs/{last}").status == 404)
         assert api.get(f"/v1/runs/{next(iter(runs))}").ok()["deleting"] is True
         for run, assignment_id in runs.items():
             if run != last:
                 peer.finish(assignment_id, "cancelled")
-        wait_until(lambda: api.get("/v1/runs").ok()["runs"] == [], 10)
+        wait_until(lambda: api.get("/v1/runs").ok()["runs"] == [])
 
 
 def test_a_delete_outlives_the_server(tmp_path_factory: pytest.TempPathFactory, database: str) -> None:
@@ -104,4 +104,4 @@ def test_a_delete_outlives_the_server(tmp_path_factory: pytest.TempPathFactory, 
         with sandbox(api, who, adapters=[own], holds=holds) as peer:
             peer.expect(sandbox_stream.Cancel)
             peer.finish(running.assignment_id, "cancelled")
-            wait_until(lambda: api.get(f"/v1/runs/{run}").status == 404, 10)
+            wait_until(lambda: api.get(f"/v1/runs/{run}").status == 404)

@@ -29,7 +29,7 @@ def one(api: Api, own: str, **fields: Any) -> str:
 
 
 def expect(api: Api, task_id: str, code: str) -> dict[str, Any]:
-    wait_until(lambda: api.explained(task_id)["code"] == code, 8)
+    wait_until(lambda: api.explained(task_id)["code"] == code)
     found = api.explained(task_id)
     assert found["sentence"].endswith(".")
     assert found["nextAction"]
@@ -201,7 +201,7 @@ def test_what_stands_still_in_a_run_and_why(api: Api, other: Api) -> None:
             ("asks", "needs_input"), ("picky", "adapter_unavailable"), ("after", "dependency_pending"),
             ("saved", "not_admitted"),
         ]  # fmt: skip
-        wait_until(lambda: told() == expected, 8)
+        wait_until(lambda: told() == expected)
         first = api.get(path, limit=1).ok()
         why = first["tasks"][0]["explanation"]
         assert asked["permissionRequestId"] in why["nextAction"]

@@ -269,7 +269,7 @@ def test_too_many_at_once_are_asked_to_come_again(api: Api) -> None:
             assert refused.headers["retry-after"] == "1"
             for stream in streams:
                 stream.close()
-        wait_until(lambda: api.get(f"/v1/runs/{run}/history.jsonl").status == 200, 10)
+        wait_until(lambda: api.get(f"/v1/runs/{run}/history.jsonl").status == 200)
 
 
 @pytest.mark.slow

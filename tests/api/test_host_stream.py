@@ -180,7 +180,7 @@ def test_a_launch_that_comes_to_nothing_times_out(quick: Api) -> None:
     with host(quick, who, pool("a", own)) as peer:
         made = one(quick, own)
         silent = peer.launched()
-        replacement = peer.expect(Launch, timeout_s=15)
+        replacement = peer.expect(Launch)
         assert replacement.sandbox_id != silent.sandbox_id
         shown = quick.get(f"/v1/sandboxes/{silent.sandbox_id}").ok()
         assert (shown["status"], shown["reason"]) == ("failed", "it did not connect within 2 s")
@@ -330,7 +330,7 @@ def test_a_silent_sandbox_does_not_hold_its_place_in_the_pool(quick: Api) -> Non
         launch = peer.launched()
         with sandbox(quick, credential_of(launch), adapters=[own], max_concurrency=1) as daemon:
             daemon.start()
-        stop = peer.expect(Stop, timeout_s=15)
+        stop = peer.expect(Stop)
         assert (stop.instance_id, stop.drain) == (launch.instance_id, False)
         assert quick.task(made)["attempts"][0]["state"] == "lost"
         assert status_of(quick, launch.sandbox_id) == "stopping"
@@ -351,7 +351,7 @@ def test_a_sandbox_that_was_only_cut_off_is_welcome_again(quick: Api) -> None:
         launch = peer.launched()
         with sandbox(quick, credential_of(launch), adapters=[own], max_concurrency=1) as daemon:
             daemon.start()
-        replacement = peer.expect(Launch, timeout_s=15)
+        replacement = peer.expect(Launch)
         assert status_of(quick, launch.sandbox_id) == "expired"
         assert quick.task(made)["attempts"][0]["state"] == "lost"
         with sandbox(quick, credential_of(launch), adapters=[own], max_concurrency=1) as back:

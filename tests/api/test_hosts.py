@@ -337,7 +337,7 @@ def test_a_delete_waits_for_its_hosts_clean_up(quick: Api) -> None:
         assert cleanup["nextAt"]
         with pytest.raises(InvalidStatus):
             open_stream(quick.url, "sandboxes", launch.sandbox_id, launch.sandbox_token)
-        again = peer.expect(Stop, timeout_s=12)
+        again = peer.expect(Stop)
         assert again.lease_id != stop.lease_id
         peer.tell(LeaseResult(lease_id=again.lease_id, ok=True))
         wait_until(lambda: quick.get(path).status == 404)

@@ -200,7 +200,7 @@ def test_one_that_still_runs_is_said_to_run(server: Server) -> None:
         conn.execute("lock table runs in access exclusive mode")
         slow = pool.submit(lambda: api.keyed("POST", path, "slow", {}))
         waiting = "select 1 from pg_locks where relation = 'runs'::regclass and not granted"
-        wait_until(lambda: looking.execute(waiting).fetchone() is not None, 10)
+        wait_until(lambda: looking.execute(waiting).fetchone() is not None)
         api.keyed("POST", path, "slow", {}).refused("idempotency_in_progress")
         conn.execute("commit")
         first = slow.result(10)
@@ -245,7 +245,7 @@ def test_killed_in_the_middle_it_runs_once(tmp_path: Path, database: str) -> Non
                 with ThreadPoolExecutor(1) as pool:
                     lost = pool.submit(lambda: api.keyed("POST", path, f"k{round_}"))  # noqa: B023
                     waiting = "select 1 from pg_locks where locktype = 'advisory' and not granted"
-                    wait_until(lambda: conn.execute(waiting).fetchone() is not None, 10)  # noqa: B023
+                    wait_until(lambda: conn.execute(waiting).fetchone() is not None)  # noqa: B023
                     server.kill()
                     assert lost.exception(10) is not None
                 conn.execute("select pg_advisory_unlock(4711)")
@@ -260,14 +260,14 @@ def test_killed_in_the_middle_it_runs_once(tmp_path: Path, database: str) -> Non
                 answer.ok(200)
                 return True
 
-            wait_until(arrives, 20)
+            wait_until(arrives)
             assert api.task(task_id)["attempt"] == 2
 
             def queued(task_id: str = task_id) -> int:
                 return sum(e["data"].get("reason") == "retried" for e in api.activity(task_id))  # noqa: B023
 
             # An event is readable once no older transaction of the whole PostgreSQL server is open.
-            wait_until(lambda: queued() > 0, 10)
+            wait_until(lambda: queued() > 0)
             assert queued() == 1
 
 
@@ -283,7 +283,7 @@ def test_a_cancel_with_a_key_reaches_the_sandbox(api: Api) -> None:
         told = peer.expect(sandbox_stream.Cancel)
         assert told.assignment_ids == [running.assignment_id]
         peer.finish(running.assignment_id, "cancelled")
-        wait_until(lambda: api.task(running.task_id)["status"] == "CANCELLED", 8)
+        wait_until(lambda: api.task(running.task_id)["status"] == "CANCELLED")
         same(first, api.keyed("POST", path, "stop", {"reason": "enough"}))
 
 
@@ -333,7 +333,7 @@ def test_an_operation_refused_as_stale_is_written_down_with_a_key_too(api: Api) 
     with sandbox(api, who, adapters=[own]) as peer:
         given = peer.start()
         peer.finish(given.assignment_id)
-        wait_until(lambda: api.task(given.task_id)["status"] == "SUCCEEDED", 8)
+        wait_until(lambda: api.task(given.task_id)["status"] == "SUCCEEDED")
     path = f"/v1/sandboxes/{who[0]}/assignments/{given.assignment_id}/operations/workpad.save"
     body = {"bodyMarkdown": "late", "baseVersion": 0}
     first = api.as_(who[1]).keyed("POST", path, "late", body)
@@ -393,4 +393,4 @@ def test_old_answers_are_forgotten(server: Server) -> None:
             peer.start()
             api.delete(f"/v1/runs/{made['run']['runId']}").ok(202)
             count = "select count(*) from idempotency_keys where scope_id = %s"
-            wait_until(lambda: conn.execute(count, [owner]).fetchone() == (0,), 8)
+            wait_until(lambda: conn.execute(count, [owner]).fetchone() == (0,))

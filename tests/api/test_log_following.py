@@ -44,7 +44,7 @@ def test_lines_come_at_once_and_the_stream_ends_with_the_task(api: Api) -> None:
         one = peer.start()
         for n in range(0, 30, 10):
             peer.deliver(mixed(one.assignment_id, 10, n))
-            got = stream.until(lambda seen, n=n: seen.data["text"] == str(n + 9), 3)
+            got = stream.until(lambda seen, n=n: seen.data["text"] == str(n + 9))
             assert texts(got) == [str(k) for k in range(n, n + 10)]
         assert got[-1].id == f"{one.assignment_id}:29"
         peer.finish(one.assignment_id)

@@ -96,7 +96,7 @@ def test_a_message_needs_a_connected_sandbox(api: Api) -> None:
     with running(api) as (_, given, who, own):
         path = f"/v1/tasks/{given.task_id}/messages"
     body = {"mode": "steer", "message": "x"}
-    wait_until(lambda: api.get(f"/v1/sandboxes/{who[0]}").ok()["liveness"] == "offline", 8.0)
+    wait_until(lambda: api.get(f"/v1/sandboxes/{who[0]}").ok()["liveness"] == "offline")
     api.post(path, body).refused("sandbox_offline")
     waiting = api.graph(task("only", own))["tasks"][0]["taskId"]
     api.post(f"/v1/tasks/{waiting}/messages", body).refused("task_not_running")

@@ -83,7 +83,7 @@ def test_a_superseded_attempt_is_refused_changes_nothing_and_is_noted(
     running.peer.finish(ended.assignment_id)
     before = running.api.task(ended.task_id)
     running.ask("one", operation, OPERATION_BODIES[operation]).refused("stale_assignment")
-    wait_until(lambda: bool(refusals(running.api, ended.task_id)), 10)
+    wait_until(lambda: bool(refusals(running.api, ended.task_id)))
     expected = {"assignmentId": ended.assignment_id, "what": operation, "sandboxId": running.peer.sandbox_id}
     assert refusals(running.api, ended.task_id) == [expected]
     assert running.api.task(ended.task_id) == before
@@ -115,7 +115,7 @@ def test_another_sandbox_of_the_owner_may_not_act_for_the_task(
     body = OPERATION_BODIES[operation]
     ask(other, other_id, assignment.assignment_id, operation, body).refused("stale_assignment")
     ask(other, running.peer.sandbox_id, assignment.assignment_id, operation, body).refused("forbidden")
-    wait_until(lambda: bool(refusals(running.api, assignment.task_id)), 10)
+    wait_until(lambda: bool(refusals(running.api, assignment.task_id)))
     assert running.api.get(f"/v1/tasks/{assignment.task_id}/workpad").ok()["version"] == 0
     assert running.reservations() == []
 
@@ -125,7 +125,7 @@ def test_a_stranger_leaves_no_trace_in_another_accounts_activity(running: Runnin
     assignment = running.assignments["one"]
     ask(other.as_(token), other_id, assignment.assignment_id, "workpad.read").refused("stale_assignment")
     running.ask("one", "workpad.save", {"bodyMarkdown": "x", "baseVersion": 0}).ok()
-    wait_until(lambda: any(e["type"] == "workpad.updated" for e in running.api.activity(assignment.task_id)), 10)
+    wait_until(lambda: any(e["type"] == "workpad.updated" for e in running.api.activity(assignment.task_id)))
     assert refusals(running.api, assignment.task_id) == []
 
 
@@ -215,7 +215,7 @@ def test_lists_show_the_version_and_the_activity_who_wrote(running: Running) -> 
         events = running.api.activity(assignment.task_id)
         return [e["data"] for e in events if e["type"] == "workpad.updated"]
 
-    wait_until(lambda: len(written()) == 2, 10)
+    wait_until(lambda: len(written()) == 2)
     me = running.api.get("/v1/me").ok()["userId"]
     assert written() == [
         {"version": 1, "sizeBytes": 4, "author": {"kind": "assignment", "assignmentId": assignment.assignment_id}},
@@ -287,7 +287,7 @@ def test_reservations_end_with_the_attempt_and_the_activity_says_so(running: Run
         events = running.api.activity(one.task_id)
         return [e["data"] | {"type": e["type"]} for e in events if e["type"].startswith("files.")]
 
-    wait_until(lambda: len(told()) == 2, 10)
+    wait_until(lambda: len(told()) == 2)
     reserved, released = told()
     assert (reserved["type"], reserved["count"], reserved["reason"]) == ("files.reserved", 2, "now")
     assert (released["type"], released["count"], released["because"]) == ("files.released", 2, "ended")

@@ -73,12 +73,12 @@ def test_the_database_goes_away_and_comes_back(
         assert alone.is_running()
 
         postgresql.start()
-        wait_until(lambda: nobody.call("GET", "/readyz").status == 200, 20)
-        assert daemon.acked(timeout_s=10) == set()
-        follower = daemon.start(timeout_s=10)
+        wait_until(lambda: nobody.call("GET", "/readyz").status == 200)
+        assert daemon.acked() == set()
+        follower = daemon.start()
         assert follower.task_key == "b", "the loops go on"
         assert daemon.finish(follower.assignment_id) == set()
-        told = stream.until(lambda s: s.event == "task.succeeded" and s.data["taskKey"] == "b", 10)
+        told = stream.until(lambda s: s.event == "task.succeeded" and s.data["taskKey"] == "b")
         ended = [(s.event, s.data.get("taskKey")) for s in told]
         assert ("task.succeeded", "a") in ended, "the stream went on where it was"
         first = made["tasks"][0]["taskId"]
@@ -87,7 +87,7 @@ def test_the_database_goes_away_and_comes_back(
         other = adapter()
         attic.tell(host_hello(attic.host_id, [pool("b", other)]))
         api.graph(task("c", other))
-        assert attic.expect(Launch, timeout_s=10).pool_key == "b"
+        assert attic.expect(Launch).pool_key == "b"
         assert len(api.get("/v1/projects").ok()["projects"]) == 2, "what was refused is not there"
 
 
@@ -102,7 +102,7 @@ def test_connections_that_the_database_drops(server: Server, api: Api) -> None:
                     " where datname = current_database() and pid <> pg_backend_pid()"
                 )
             made = _insist(api, f"dropped-{n}-{name('r')}", own)
-            taken = daemon.start(timeout_s=10)
+            taken = daemon.start()
             assert taken.task_id == made
             assert daemon.finish(taken.assignment_id) == set()
             stream.until(lambda s, made=made: (s.event, s.data.get("taskId")) == ("task.succeeded", made))  # type: ignore[misc]

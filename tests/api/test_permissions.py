@@ -204,7 +204,7 @@ def test_a_lost_sandbox_takes_its_questions_with_it_and_the_next_attempt_asks_an
     with asking(quick) as asker:
         asked = asker.ask()
     task_id, path = asked["taskId"], f"/v1/permissions/{asked['permissionRequestId']}"
-    wait_until(lambda: quick.get(path).ok()["status"] == "cancelled", 20.0)
+    wait_until(lambda: quick.get(path).ok()["status"] == "cancelled")
     with sandbox(quick, adapters=[asker.adapter]) as peer:
         given = peer.start()
         assert given.task_id == task_id

@@ -200,14 +200,14 @@ def test_a_machine_from_its_setup_to_its_end(machine: Machine, server: Server, t
     assert machine.flakes(*set_, "relative").code == 2
     assert machine.flakes(*set_, str(root), "--json").ok().json["projectWorkspaceRoot"] == str(root)
     machine.start()
-    until(lambda: api.get(f"/v1/hosts/{host_id}").ok()["status"] == "online", 20)
+    until(lambda: api.get(f"/v1/hosts/{host_id}").ok()["status"] == "online")
 
     project = api.project()
     task_id = run_of(api, project, "true")
-    until(lambda: api.explained(task_id)["code"] == "project_not_bound", 10)
+    until(lambda: api.explained(task_id)["code"] == "project_not_bound")
     bound = machine.flakes("projects", "bind-host", project, "--host", host_id, "--pool", "here", "--json")
     assert bound.ok().json["workspacePath"] == f"{root}/{project}"
-    until(lambda: api.explained(task_id)["code"] == "binding_unavailable", 10)
+    until(lambda: api.explained(task_id)["code"] == "binding_unavailable")
     assert api.explained(task_id)["evidence"]["reason"] == "workspace_root_not_found"
     (root / project).mkdir(parents=True)
     until(has_status(api, task_id, "SUCCEEDED"), 20, "the task, once its directory is there")
@@ -222,16 +222,16 @@ def test_a_machine_from_its_setup_to_its_end(machine: Machine, server: Server, t
     assert machine.credential.read_text() != old
     assert machine.credential.read_text().strip() not in rotated.out + rotated.err
     assert [c["status"] for c in rotated.json["replaced"]] == ["revoked"]
-    until(lambda: b"host.disconnected" in server.log_file.read_bytes(), 10)
-    until(lambda: api.get(f"/v1/hosts/{host_id}").ok()["status"] == "online", 20)
+    until(lambda: b"host.disconnected" in server.log_file.read_bytes())
+    until(lambda: api.get(f"/v1/hosts/{host_id}").ok()["status"] == "online")
 
     # Drain: what runs is finished, the daemon ends by itself, nothing of it is left.
     running = run_of(api, project, "sleep 1.5")
-    until(has_status(api, running, "RUNNING"), 10)
+    until(has_status(api, running, "RUNNING"))
     sandbox_id = api.task(running)["sandboxId"]
     daemons = machine.daemons()
     machine.flakes("sandboxes", "drain", sandbox_id).ok()
-    until(has_status(api, running, "SUCCEEDED"), 10)
+    until(has_status(api, running, "SUCCEEDED"))
     path = f"/v1/sandboxes/{sandbox_id}"
     until(lambda: api.get(path).ok()["status"] == "stopped", 15, "the drained sandbox")
     assert not [pid for pid in daemons if Path(f"/proc/{pid}").exists()]
@@ -241,9 +241,9 @@ def test_a_machine_from_its_setup_to_its_end(machine: Machine, server: Server, t
     # F21: from nothing to a running task, within two seconds (and some, on a machine that others share).
     began_s = time.monotonic()
     quick = run_of(api, project, "true")
-    until(lambda: api.task(quick)["status"] in ("RUNNING", "SUCCEEDED"), 20)
+    until(lambda: api.task(quick)["status"] in ("RUNNING", "SUCCEEDED"))
     sys.stdout.write(f"idle host to running task: {time.monotonic() - began_s:.2f} s\n")
-    until(has_status(api, quick, "SUCCEEDED"), 10)
+    until(has_status(api, quick, "SUCCEEDED"))
 
     machine.flakes("hosts", "disable", host_id).ok()
     def alive() -> list[str]:
@@ -266,18 +266,18 @@ def test_what_is_local_stays_local(machine: Machine, server: Server, recorder: R
     machine.add_pool("here")
     recorder.sent.clear()
     machine.start()
-    until(lambda: api.get(f"/v1/hosts/{host_id}").ok()["status"] == "online", 20)
+    until(lambda: api.get(f"/v1/hosts/{host_id}").ok()["status"] == "online")
     api.patch(f"/v1/hosts/{host_id}", {"autoBind": True}).ok(200)
     fine = run_of(api, api.project(), "true")
-    until(has_status(api, fine, "SUCCEEDED"), 20)
+    until(has_status(api, fine, "SUCCEEDED"))
     # From here on no daemon can start: its working directory's place is taken by a file.
     (instance,) = (s for s in api.get("/v1/sandboxes").ok()["sandboxes"] if s["status"] == "running")
     api.post(f"/v1/sandboxes/{instance['sandboxId']}/stop").ok(200)
-    until(lambda: api.get(f"/v1/sandboxes/{instance['sandboxId']}").ok()["status"] == "stopped", 15)
+    until(lambda: api.get(f"/v1/sandboxes/{instance['sandboxId']}").ok()["status"] == "stopped")
     (machine.state / "instances").rename(machine.state / "away")
     (machine.state / "instances").write_text("in the way")
     bad = run_of(api, api.project(), "true")
-    until(lambda: api.explained(bad)["code"] == "launch_failed", 20)
+    until(lambda: api.explained(bad)["code"] == "launch_failed")
     reason = api.explained(bad)["evidence"]["reason"]
     assert "[local]" in reason, reason
     (machine.state / "instances").unlink()

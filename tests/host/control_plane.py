@@ -22,7 +22,7 @@ from flakes.wire.host_stream import Hello, InstanceReport, Launch, Stop, Welcome
 M = TypeVar("M")
 HOST_ID = "host_01test"
 TOKEN = "host-token-01"
-PATIENCE_S = 10.0
+PATIENCE_S = 40.0
 
 
 class ControlPlane:

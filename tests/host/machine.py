@@ -14,7 +14,7 @@ from pathlib import Path
 from flakes.host import processes
 from host.control_plane import HOST_ID, TOKEN
 
-PATIENCE_S = 10.0
+PATIENCE_S = 40.0
 STAND_IN_HOST = Path(__file__).with_name("stand_in_host.py")
 
 

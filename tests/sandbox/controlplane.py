@@ -53,7 +53,7 @@ from flakes.wire.sandbox_stream import (
 from flakes.wire.tasks import TaskDefinition
 from flakes.wire.transcripts import AgentUsage, EntryBody
 
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 TOKEN = "sandbox-token"
 SANDBOX_ID = "sandbox_01hzy0000000000000000000"
 _numbers = itertools.count(1)

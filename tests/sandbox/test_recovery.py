@@ -239,6 +239,7 @@ def test_a_damaged_journal_is_set_aside(own: Start) -> None:
         path.unlink()
     (daemon.state_dir / "journal.sqlite").write_bytes(b"this is not a database" * 1000)
     daemon.start()
+    plane.wait(lambda: len(plane.hellos) == 2, "the daemon again")
     assert plane.run(shell("echo on")).text == "on"
     assert len(list(daemon.state_dir.glob("journal.damaged-*.sqlite"))) == 1
 

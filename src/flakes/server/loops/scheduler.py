@@ -13,6 +13,7 @@ from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
 from flakes.server.streams.hosts import push_leases
 from flakes.store import leases, placement
+from flakes.store.database import UNAVAILABLE
 
 INTERVAL_S = 2.0
 
@@ -46,9 +47,13 @@ class Scheduler:
                 return delayed_s
             made = plan(snapshot)
             if made.placements:
-                offers = await placement.claim(
-                    conn, made.placements, holder=plane.replica_id, term=term.term
-                )
+                try:
+                    offers = await placement.claim(
+                        conn, made.placements, holder=plane.replica_id, term=term.term
+                    )
+                except UNAVAILABLE:
+                    plane.undelivered.set()  # the claim may stand although its answer was lost
+                    raise
                 plane.send_offers(offers)
                 if len(offers) < len(made.placements):
                     plane.schedule.set()  # the plan was stale: look again
