@@ -26,12 +26,14 @@ from flakes import __version__
 from flakes.agents.registry import DRIVERS
 from flakes.core.task import Outcome
 from flakes.sandbox import processes
-from flakes.sandbox.directory import TaskDirectory
+from flakes.sandbox.directory import TaskDirectory, directory_of
 from flakes.sandbox.inbox import Inbox
 from flakes.sandbox.isolation import described
 from flakes.sandbox.journal import Journal, Row, Statement
-from flakes.sandbox.lifecycle import Lifecycle, Services, directory_of, fitted
+from flakes.sandbox.lifecycle import Lifecycle
 from flakes.sandbox.outbox import Outbox
+from flakes.sandbox.results import fitted
+from flakes.sandbox.services import Services
 from flakes.sandbox.uplink import Uplink
 from flakes.wire.codec import BodyError, decode, encode
 from flakes.wire.config import SandboxConfig
@@ -127,10 +129,7 @@ class Daemon:
             for task in (uplink, stopped, idle):
                 task.cancel()
             await asyncio.wait({uplink, stopped, idle})
-            await self._services.spawner.close()
-            await self._services.blobs.close()
-            await self._services.forwarder.close()
-            await self._services.mcp.close()
+            await self._services.close()
         log.info("ends", drained=idle.done() and not idle.cancelled())
         return 1 if self._journal.broken.done() else 0
 

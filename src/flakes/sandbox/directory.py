@@ -112,6 +112,14 @@ def _is_file_name(name: str) -> bool:
     return plain and 0 < len(name.encode("utf-8", "replace")) <= FILE_NAME_BYTES_MAX
 
 
+def directory_of(state_dir: Path, assignment_id: str) -> TaskDirectory:
+    """Where an assignment's files are; its id is one path segment, whatever the server sends."""
+    name = (
+        assignment_id if assignment_id.replace("_", "").isalnum() else assignment_id.encode().hex()
+    )
+    return TaskDirectory(state_dir / "assignments" / name)
+
+
 def disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
