@@ -29,11 +29,18 @@ class Entry:
     path: str
 
 
-def capture(git: Git, *, exclude_file: Path | None = None, forced: Iterable[str] = ()) -> str:
+def capture(
+    git: Git,
+    *,
+    exclude_file: Path | None = None,
+    forced: Iterable[str] = (),
+    leave_out: Sequence[str] = (),
+) -> str:
     """Bring the index up to date with the work tree and write its tree; the tree's id.
 
-    Ignored files are left out, but for those `forced`. Unchanged files are recognised by the index and
-    not read again. Raises `WorkspaceError` for a file that is too large or cannot be read.
+    Ignored files are left out, but for those `forced`; paths to `leave_out` stay as the index has them.
+    Unchanged files are recognised by the index and not read again. Raises `WorkspaceError` for a file that
+    is too large or cannot be read.
     """
     settings = (
         f"core.excludesFile={exclude_file or os.devnull}",
@@ -41,9 +48,17 @@ def capture(git: Git, *, exclude_file: Path | None = None, forced: Iterable[str]
         # files are one file of ours.
         "core.bigFileThreshold=1",
     )
-    _refuse_large(git, settings)
+    _refuse_large(git, settings, leave_out)
     try:
-        git.run("add", "--all", ".", settings=settings)
+        git.run(
+            "--no-literal-pathspecs",
+            "add",
+            "--all",
+            "--pathspec-from-file=-",
+            "--pathspec-file-nul",
+            stdin=[".", *(f":(exclude,literal){path}" for path in leave_out)],
+            settings=settings,
+        )
         kept = [path for path in forced if os.path.lexists(f"{git.work_tree}/{path}")]
         if kept:
             git.run(
@@ -62,7 +77,7 @@ def capture(git: Git, *, exclude_file: Path | None = None, forced: Iterable[str]
     return git.text("write-tree")
 
 
-def _refuse_large(git: Git, settings: Sequence[str]) -> None:
+def _refuse_large(git: Git, settings: Sequence[str], leave_out: Sequence[str]) -> None:
     changed = git.run(
         "ls-files", "-z", "--others", "--modified", "--exclude-standard", settings=settings
     )
@@ -72,7 +87,8 @@ def _refuse_large(git: Git, settings: Sequence[str]) -> None:
             found = os.lstat(f"{git.work_tree}/{path}")
         except OSError:
             continue
-        if stat.S_ISREG(found.st_mode) and found.st_size > FILE_SIZE_BYTES_MAX:
+        too_large = stat.S_ISREG(found.st_mode) and found.st_size > FILE_SIZE_BYTES_MAX
+        if too_large and path not in leave_out:
             large.append(path)
     if large:
         raise WorkspaceError(
@@ -96,42 +112,43 @@ def entries(git: Git, tree: str) -> list[Entry]:
 def refuse_unfit(git: Git, tree: str, changed: Iterable[str]) -> None:
     """Raise `WorkspaceError`, naming the paths, when a changed path may not leave a task: a repository
     inside, a link that leads out, a special file, or names that are one on a machine that ignores case."""
+    found = unfit(git, tree, changed)
+    special = list(_special(git))
+    found |= dict.fromkeys(special, "it is not a file (a device, socket or pipe)")
+    if found:
+        paths = sorted(found)
+        why = found[paths[0]]
+        raise WorkspaceError(
+            "workspace_path_refused",
+            f"these paths may not leave the task (of the first: {why}): {names(paths)}",
+            "remove or rename them, or ignore them (.gitignore)",
+            paths,
+        )
+
+
+def unfit(git: Git, tree: str, changed: Iterable[str]) -> dict[str, str]:
+    """The changed paths of a tree that may not leave a task, each with why."""
     listed = entries(git, tree)
     new = set(changed)
-    repositories = [e.path for e in listed if e.mode == GITLINK and e.path in new]
-    if repositories:
-        raise _unfit(
-            "hold a git repository of their own", repositories, "remove their .git, or ignore them"
-        )
-    links = [e for e in listed if e.mode == SYMLINK and e.path in new]
-    leading_out = [
-        e.path for e in links if _leads_out(e.path, git.run("cat-file", "blob", e.object_id))
-    ]
-    if leading_out:
-        raise _unfit(
-            "are links that lead out of the workspace", leading_out, "make them relative and inside"
-        )
-    special = list(_special(git))
-    if special:
-        raise _unfit(
-            "are not files (a device, socket or pipe)", special, "remove them, or ignore them"
-        )
-    same: dict[str, str] = {}
-    collisions: set[str] = set()
-    for path in _with_directories(e.path for e in listed):
-        other = same.setdefault(path.casefold(), path)
-        if other != path and any(
-            p in (path, other) or p.startswith((f"{path}/", f"{other}/")) for p in new
+    found: dict[str, str] = {}
+    for entry in listed:
+        if entry.path not in new:
+            continue
+        if entry.mode == GITLINK:
+            found[entry.path] = "it holds a git repository of its own"
+        elif entry.mode == SYMLINK and _leads_out(
+            entry.path, git.run("cat-file", "blob", entry.object_id)
         ):
-            collisions |= {path, other}
-    if collisions:
-        raise _unfit("differ only by case", sorted(collisions), "rename all but one")
-
-
-def _unfit(what: str, paths: Sequence[str], fix: str) -> WorkspaceError:
-    return WorkspaceError(
-        "workspace_path_refused", f"these paths {what}: {names(paths)}", fix, paths
-    )
+            found[entry.path] = "it is a link that leads out of the workspace"
+    same: dict[str, str] = {}
+    above = {parent for path in new for parent in _with_directories([path])}
+    for path in _with_directories(entry.path for entry in listed):
+        other = same.setdefault(path.casefold(), path)
+        if other != path:
+            for one, two in ((path, other), (other, path)):
+                if one in above:
+                    found[one] = f"it differs only by case from {two!r}"
+    return found
 
 
 def names(paths: Sequence[str]) -> str:

@@ -93,21 +93,21 @@ class Git:
         return replace(self, work_tree=work_tree, index=index)
 
     def run(
-        self, *arguments: str, stdin: bytes | Iterable[str] | None = None, good: Sequence[int] = (0,),
-        settings: Sequence[str] = (),
+        self, *arguments: str, stdin: bytes | Path | Iterable[str] | None = None,
+        good: Sequence[int] = (0,), settings: Sequence[str] = (),
     ) -> bytes:  # fmt: skip
-        """What the command printed. `stdin` is bytes, or strings that are each ended with a NUL byte.
+        """What the command printed. `stdin` is bytes, a file, or strings that are each ended with a NUL byte.
 
         Raises `GitFailed` when it ends with a status that is not `good`, `WorkspaceError` without git.
         """
         return self.status(*arguments, stdin=stdin, good=good, settings=settings)[1]
 
     def status(
-        self, *arguments: str, stdin: bytes | Iterable[str] | None = None,
+        self, *arguments: str, stdin: bytes | Path | Iterable[str] | None = None,
         good: Sequence[int] = (0, 1), settings: Sequence[str] = (),
     ) -> tuple[int, bytes]:  # fmt: skip
         """The status of the command and what it printed."""
-        data = stdin if isinstance(stdin, bytes | None) else encode(stdin)
+        data = stdin if isinstance(stdin, bytes | Path | None) else encode(stdin)
         command = [*self._command(settings), *arguments]
         done = _execute(command, data, os.environ | _ENVIRONMENT | self._places())
         if done.returncode not in good:
@@ -169,9 +169,14 @@ def split(listed: bytes) -> list[str]:
 
 
 def _execute(
-    command: Sequence[str], stdin: bytes | None, environment: dict[str, str]
+    command: Sequence[str], stdin: bytes | Path | None, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[bytes]:
     try:
+        if isinstance(stdin, Path):
+            with stdin.open("rb") as content:
+                return subprocess.run(
+                    command, stdin=content, capture_output=True, env=environment, check=False
+                )
         return subprocess.run(
             command,
             input=b"" if stdin is None else stdin,

@@ -29,12 +29,17 @@ def pack(git: Git, commit: str, *, without: Sequence[str] = (), to: Path) -> int
 def unpack(git: Git, packs: Iterable[Path]) -> None:
     """Take packs in. Every object is checked; raises `WorkspaceError` for bytes that are not a sound pack."""
     for path in packs:
-        try:
-            with path.open("rb") as content:
-                git.run("index-pack", "--stdin", "--strict", "--threads=1", stdin=content.read())
-        except GitFailed as problem:
-            raise WorkspaceError(
-                "workspace_pack_damaged",
-                f"the pack {path.name} cannot be used: {problem.said}",
-                "upload it again",
-            ) from problem
+        take_in(git, path)
+
+
+def take_in(git: Git, path: Path) -> str:
+    """Take one pack in; the name that git gives it. Raises like `unpack`."""
+    try:
+        said = git.run("index-pack", "--stdin", "--strict", "--threads=1", stdin=path)
+    except GitFailed as problem:
+        raise WorkspaceError(
+            "workspace_pack_damaged",
+            f"the pack {path.name} cannot be used: {problem.said}",
+            "upload it again",
+        ) from problem
+    return said.decode().split()[-1]
