@@ -9,7 +9,7 @@ import sys
 
 from bench.measure import emit
 
-NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts")
+NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts", "isolation")
 
 
 def main() -> int:

@@ -50,8 +50,11 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def daemon(server: Plane, slots: int, adapters: str = '"command"') -> Iterator[Path]:
-    """One real `flakes sandbox` daemon, connected; yields its directory."""
+def daemon(
+    server: Plane, slots: int, adapters: str = '"command"', more: str = ""
+) -> Iterator[Path]:
+    """One real `flakes sandbox` daemon, connected, with `more` lines in its configuration; yields its
+    directory."""
     (sandbox_id, token), *_ = server.sandboxes(1)
     directory = Path(tempfile.mkdtemp(prefix="flakes-bench-sandbox-"))
     credential = directory / "credential"
@@ -61,7 +64,7 @@ def daemon(server: Plane, slots: int, adapters: str = '"command"') -> Iterator[P
     config.write_text(
         f'controlPlaneUrl = "{server.url}"\nsandboxId = "{sandbox_id}"\n'
         f'credentialFile = "{credential}"\nstateDir = "{directory}/state"\n'
-        f"adapters = [{adapters}]\nmaxConcurrency = {slots}\n"
+        f"adapters = [{adapters}]\nmaxConcurrency = {slots}\n{more}"
     )
     log = (directory / "log").open("wb")
     process = subprocess.Popen(

@@ -14,16 +14,24 @@ from flakes.sandbox.limits import PREFIX, Limiter
 from flakes.wire.config import Isolation
 from sandbox.bwrap import needs_bubblewrap
 from sandbox.conftest import Start
-from sandbox.controlplane import SANDBOX_ID, ControlPlane, DaemonProcess, eventually, make, shell
+from sandbox.controlplane import (
+    SANDBOX_ID,
+    ControlPlane,
+    DaemonProcess,
+    eventually,
+    living,
+    make,
+    shell,
+)
 
 LIMITED = Isolation(memory_mb=96, cpus=0.5, processes=24)
 DEGREE, REASON = Limiter(LIMITED, "probe").describe()
 needs_groups = pytest.mark.skipif(DEGREE != "enforced", reason=f"no control groups: {REASON}")
 
 
-def groups() -> list[Path]:
-    """Every control group of the test daemon's tasks."""
-    return [*Path("/sys/fs/cgroup").rglob(f"{PREFIX}{SANDBOX_ID}-*")]
+def groups(sandbox_id: str = SANDBOX_ID) -> list[Path]:
+    """Every control group of a daemon's tasks."""
+    return [*Path("/sys/fs/cgroup").rglob(f"{PREFIX}{sandbox_id}-*")]
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +104,18 @@ def test_the_sandbox_says_what_is_enforced(plane: ControlPlane) -> None:
 @needs_bubblewrap
 @needs_groups
 def test_groups_of_a_killed_daemon_are_removed_by_its_successor(own: Start) -> None:
-    plane, daemon = own(isolation={"kind": "bubblewrap", "memoryMb": 64})
+    plane, daemon = own(isolation={"kind": "bubblewrap", "memoryMb": 64}, sandboxId="sandbox_other")
     assignment = make(shell("sleep 3051"))
     plane.offer(assignment)
-    eventually(lambda: any(assignment.assignment_id in str(each) for each in groups()), "its group")
+    eventually(lambda: living("3051"), "the task")
+    before = set(groups("sandbox_other"))
+    assert before
     daemon.kill()
     daemon.start()
     assert plane.result(assignment.assignment_id).outcome is Outcome.LOST
-    eventually(
-        lambda: not any(assignment.assignment_id in str(each) for each in groups()), "no group"
-    )
+    assert not before & set(groups("sandbox_other"))
+    assert daemon.terminate() == 0
+    assert groups("sandbox_other") == []
 
 
 # ---- hierarchies that this machine does not have, as files
@@ -138,9 +148,11 @@ def test_version_2_is_used_with_its_files(tmp_path: Path) -> None:
         "memory by cgroup v2; processors by cgroup v2; processes by cgroup v2",
     )
     assert (limiter.processes(), limiter.data_bytes()) == (0, 0)
-    group = limiter.open("assignment_1")
-    directory = own / "flakes-sandbox_1-assignment_1"
-    assert group.procs() == [str(directory / "cgroup.procs")]
+    group = limiter.take()
+    (procs,) = group.procs()
+    directory = Path(procs).parent
+    assert (directory.parent, procs) == (own, str(directory / "cgroup.procs"))
+    assert directory.name.startswith("flakes-sandbox_1-")
     values = {path.name: path.read_text() for path in directory.iterdir()}
     assert values == {"memory.max": str(96 << 20), "cpu.max": "50000 100000", "pids.max": "24"}
     (directory / "memory.events").write_text("low 0\noom 1\noom_kill 1\noom_group_kill 0\n")
@@ -185,6 +197,7 @@ def test_a_mount_that_shows_a_part_is_followed(tmp_path: Path) -> None:
     mounts = [f"/docker/abc {point}|cgroup|rw,{name}" for name in ("memory", "pids", "cpu,cpuacct")]
     limiter = Limiter(LIMITED, "s", proc=fake_proc(tmp_path, cgroup, mounts))
     assert limiter.describe()[0] == "enforced"
-    directory = point / "inner" / "flakes-s-a"
-    assert limiter.open("a").procs() == [str(directory / "cgroup.procs")]
+    (procs,) = limiter.take().procs()
+    directory = Path(procs).parent
+    assert directory.parent == point / "inner"
     assert (directory / "memory.limit_in_bytes").read_text() == str(96 << 20)

@@ -113,6 +113,8 @@ class Daemon:
         log.info("isolation", isolation=name, limits=degree, limits_reason=reason)
         await self._outbox.load()
         await self._recover()
+        if self._services.spawner.isolation is not None:
+            self._services.spawner.isolation.take_over()
         uplink = asyncio.create_task(Uplink(self._config, self._outbox, self).run(), name="uplink")
         if any(name != "noop" for name in self._adapters):
             self._services.spawner.warm()

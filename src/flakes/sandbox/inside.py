@@ -4,9 +4,9 @@ Run by bubblewrap as process 1 of the task's own process namespace, as ``python 
 command's three standard streams, and two sockets: 3 to the supervisor, 4 to the daemon. From 3 it reads the
 job, a decimal length and a newline, then fields that each end with NUL: the loopback port of the proxy (0: no
 network), the limit of processes (0: none), the limit of writable memory in bytes of each process (0: none), the
-file for standard input (empty: as it is), the working directory, the number of arguments, the arguments, and the environment as ``NAME=value``. Afterwards every
-byte means SIGTERM for the command's group. To 3 it writes lines: ``started``, or ``failed WHAT ERRNO NAME``; then
-``exited STATUS`` with the status that wait(2) gave.
+file for standard input (empty: as it is), the working directory, the number of arguments, the arguments, and the
+environment as ``NAME=value``. To 3 it writes lines: ``started``, or ``failed WHAT ERRNO NAME``; then
+``exited STATUS`` with the status that wait(2) gave. SIGTERM goes to the command's process group.
 
 With a port it listens there on the loopback of its own network namespace and hands the listening socket to
 the daemon through 4, before the command exists: the daemon serves it, from outside. Nothing that the command
@@ -17,7 +17,6 @@ It imports next to nothing, because its start is what isolation costs.
 
 import _signal  # pyright: ignore[reportMissingImports] (`signal` costs milliseconds)
 import os
-import select
 
 SUPERVISOR = 3
 DAEMON = 4
@@ -32,16 +31,12 @@ def main() -> None:
     if port:
         hand_over(port)
     os.close(DAEMON)
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_write, False)
-    os.set_blocking(wake_read, False)
-    _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    _signal.signal(_signal.SIGCHLD, lambda *_: None)
     pid = start(argv, env, (stdin, cwd), (processes, data_bytes))
     if pid == 0:
         return
+    _signal.signal(_signal.SIGTERM, lambda *_: terminate(pid))
     say(b"started\n")
-    follow(pid, wake_read)
+    follow(pid)
 
 
 def job() -> list[bytes]:
@@ -106,8 +101,7 @@ def become(
     what, name = b"start", b""
     (stdin, cwd), (processes, data_bytes) = places, limits
     try:
-        _signal.set_wakeup_fd(-1)
-        for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGCHLD, _signal.SIGINT):
+        for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
             _signal.signal(number, _signal.SIG_DFL)
         os.setsid()
         os.close(SUPERVISOR)
@@ -133,29 +127,20 @@ def become(
         os._exit(126)
 
 
-def follow(pid: int, wake: int) -> None:
-    """Reap, and pass SIGTERM on, until the command has ended or the supervisor has."""
+def follow(pid: int) -> None:
+    """Reap until the command has ended, and tell how. Whoever started all this ends it by SIGKILL."""
     while True:
-        ready, _, _ = select.select([SUPERVISOR, wake], [], [])
-        if wake in ready:
-            os.read(wake, 4096)
-        if SUPERVISOR in ready:
-            if not os.read(SUPERVISOR, 4096):
-                return
-            try:
-                os.killpg(pid, _signal.SIGTERM)
-            except (ProcessLookupError, PermissionError):
-                pass
-        while True:
-            try:
-                ended, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if ended == 0:
-                break
-            if ended == pid:
-                say(b"exited %d\n" % status)
-                return
+        ended, status = os.waitpid(-1, 0)
+        if ended == pid:
+            say(b"exited %d\n" % status)
+            return
+
+
+def terminate(pid: int) -> None:
+    try:
+        os.killpg(pid, _signal.SIGTERM)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def say(line: bytes) -> None:

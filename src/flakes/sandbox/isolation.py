@@ -55,12 +55,12 @@ class Isolation:
         self._etc = state_dir / "isolation" / "etc"
         self._tmp = state_dir / "isolation" / "tmp"
         self._limiter = Limiter(settings, config.sandbox_id)
+        self._clearing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Once, before the first task, by the daemon that holds the state directory. Raises `config_invalid`."""
         bubblewrap.write_etc(self._etc)
         _remove(self._tmp)
-        self._limiter.remove_stale()
         reason = trial(self._executable)
         if reason:
             raise ApiError(
@@ -68,6 +68,10 @@ class Isolation:
                 f"isolation: bubblewrap cannot isolate on this machine: {reason}",
                 "allow unprivileged user namespaces, or use another provider",
             )
+
+    def take_over(self) -> None:
+        """When nothing of an earlier daemon lives any more: remove what it had for its tasks."""
+        self._limiter.remove_stale()
 
     def describe(self) -> tuple[str, Degree, str]:
         """The isolation in words, how far limits are enforced, and why not further."""
@@ -92,8 +96,26 @@ class Isolation:
         name, degree, reason = self.describe()
         network = f"only {', '.join(self._allow)}" if self._allow else "none"
         say(f"isolation: {name}; network: {network}; limits: {degree} ({reason})")
-        group = self._limiter.open(assignment_id)
-        return Box(assignment_id, view, self._limiter, group, proxy, say, self._memory_mb)
+        group = self._limiter.take()
+        return Box(
+            assignment_id, view, self._limiter, group, proxy, say, self._memory_mb, self._clear
+        )
+
+    def prepare(self) -> None:
+        """Make for the next task what takes long. Called when one has begun."""
+        self._limiter.prepare()
+
+    async def close(self) -> None:
+        """When no task is left: nothing of theirs stays."""
+        self._limiter.close()
+        if self._clearing:
+            await asyncio.wait(self._clearing)
+
+    def _clear(self, group: Group, tmp: Path) -> None:
+        """Remove what a task had, while its result is already on its way."""
+        clearing = asyncio.create_task(_clear(group, tmp))
+        self._clearing.add(clearing)
+        clearing.add_done_callback(self._clearing.discard)
 
 
 class Box:
@@ -108,7 +130,9 @@ class Box:
         proxy: egress.Proxy | None,
         say: Callable[[str], None],
         memory_mb: int | None,
+        clear: Callable[[Group, Path], None],
     ) -> None:
+        self._clear = clear
         self._assignment_id = assignment_id
         self._view = view
         self._limiter = limiter
@@ -170,7 +194,7 @@ class Box:
                 asyncio.get_running_loop().remove_reader(channel)
 
     async def close(self) -> None:
-        """When no process of the task is left: end its connections, remove its groups. May be repeated."""
+        """When no process of the task is left: end its connections, let go of the rest. May be repeated."""
         if self._closed:
             return
         self._closed = True
@@ -181,13 +205,7 @@ class Box:
         if self._group.out_of_memory():
             limit = f"the memory limit of {self._memory_mb} MiB"
             self._say(f"isolation: {limit} was reached: the system killed a process of the task")
-        await asyncio.to_thread(_remove, self._view.tmp)
-        deadline = asyncio.get_running_loop().time() + EMPTY_S
-        while not self._group.remove():
-            if asyncio.get_running_loop().time() > deadline:
-                log.warning("control group not removed", assignment_id=self._assignment_id)
-                return
-            await asyncio.sleep(0.01)
+        self._clear(self._group, self._view.tmp)
 
     def _take(self, channel: socket.socket) -> None:
         assert self._proxy is not None
@@ -205,6 +223,19 @@ class Box:
         serving = asyncio.create_task(self._proxy.serve(listener))
         self._serving.add(serving)
         serving.add_done_callback(self._serving.discard)
+
+
+async def _clear(group: Group, tmp: Path) -> None:
+    await asyncio.to_thread(_remove, tmp)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + EMPTY_S
+    while not group.remove():
+        if loop.time() > deadline:
+            log.warning(
+                "control group not removed", directories=[str(d) for d in group.directories]
+            )
+            return
+        await asyncio.sleep(0.01)
 
 
 def _remove(directory: Path) -> None:

@@ -11,8 +11,11 @@ Invariants: a group is removed when its task is gone, or, after a daemon was kil
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,20 +76,36 @@ class Limiter:
         }
         self._wanted = {key: value for key, value in self._wanted.items() if value is not None}
         self._prefix = f"{PREFIX}{_UNSAFE.sub('-', name)}-"
+        self._own = f"{self._prefix}{secrets.token_hex(4)}-"
+        self._numbers = itertools.count(1)
+        self._spare: Group | None = None
         self._hierarchy = Hierarchy(1, {})
         self._why_not = "there are no control groups here"
         if self._wanted:
             self._look(proc)
         self._by_group = {key for key in self._wanted if key in self._hierarchy.parents}
 
-    def open(self, assignment_id: str) -> Group:
-        """New groups for a task, with their limits written. Raises `OSError`."""
+    def take(self) -> Group:
+        """Groups for a task, with their limits written: the spare ones, or new ones. Raises `OSError`."""
+        spare, self._spare = self._spare, None
+        return spare or self._make()
+
+    def prepare(self) -> None:
+        """Have spare groups: making them takes the kernel a while. Called when a task has begun."""
+        if self._by_group and self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = self._make()
+
+    def close(self) -> None:
+        if self._spare is not None:
+            self._spare.remove()
+
+    def _make(self) -> Group:
         group = Group()
+        name = f"{self._own}{next(self._numbers)}"
         try:
             for key in sorted(self._by_group):
-                directory = self._hierarchy.parents[key] / (
-                    self._prefix + _UNSAFE.sub("-", assignment_id)
-                )
+                directory = self._hierarchy.parents[key] / name
                 if directory not in group.directories:
                     directory.mkdir(exist_ok=True)
                     group.directories.append(directory)
@@ -118,10 +137,11 @@ class Limiter:
         return degree, text if degree == "enforced" else f"{text} ({self._why_not})"
 
     def remove_stale(self) -> None:
-        """Groups that an earlier daemon of this name left behind."""
+        """Groups that an earlier daemon of this name left behind; those that still die stay for now."""
         for parent in set(self._hierarchy.parents.values()):
             for directory in parent.glob(f"{self._prefix}*"):
-                _rmdir(directory)
+                if not directory.name.startswith(self._own):
+                    _rmdir(directory)
 
     def _by_rlimit(self) -> set[str]:
         return {key for key in self._wanted if key not in self._by_group} & (
@@ -158,7 +178,7 @@ class Limiter:
 
     def _try(self, key: str, parent: Path) -> None:
         self._hierarchy = Hierarchy(2 if (parent / "cgroup.controllers").exists() else 1, {})
-        directory = parent / f"{self._prefix}try"
+        directory = parent / f"{self._own}try"
         directory.mkdir(exist_ok=True)
         try:
             self._write(key, directory)

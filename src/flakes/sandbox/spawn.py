@@ -272,6 +272,8 @@ class Spawner:
         next one takes longer than starting a command."""
         if self._spare is None and not self._closed:
             self._spare = asyncio.create_task(Supervisor.start(), name="warm supervisor")
+            if self.isolation is not None:
+                self.isolation.prepare()
 
     async def take(self) -> Supervisor:
         """The spare when it still lives, else a new one; raises `AgentError` `spawn_failed`."""
@@ -295,6 +297,8 @@ class Spawner:
             supervisor = await spare
             supervisor.close()
             await supervisor.reaped()
+        if self.isolation is not None:
+            await self.isolation.close()
 
 
 def start_error(failure: dict[str, Any]) -> AgentError:

@@ -38,6 +38,7 @@ PR_SET_CHILD_SUBREAPER = 36
 RESCAN_S = 0.02
 SPARE_FD = 10
 """Above the numbers that an isolated command's sockets get."""
+ROUNDS_BY_KERNEL = 4
 STUBBORN_S = 0.5
 """How long to wait between looks once killing has not helped for a while (a process in the kernel)."""
 
@@ -123,7 +124,9 @@ class Supervisor:
 
     def terminate(self) -> None:
         if self.inside:
-            self.inside.queue(b"t")
+            # To the first process within, the child of the one that isolates: it passes it on.
+            for pid in descendants(self.pid)[:1]:
+                kill(pid, signal.SIGTERM)
         elif self.pid and not self.exited:
             try:
                 os.killpg(self.pid, signal.SIGTERM)
@@ -270,8 +273,12 @@ class Supervisor:
             return self.kill_listed()
         if childless():
             return True
-        for pid in descendants(os.getpid()):
-            kill(pid)
+        if self.inside and self.rounds < ROUNDS_BY_KERNEL:
+            # With the process that isolates, the kernel ends all that is within: no need to look for it.
+            kill(self.pid)
+        else:
+            for pid in descendants(os.getpid()):
+                kill(pid)
         self.reap()
         return childless()
 
@@ -301,10 +308,6 @@ class Inside:
         self.heard = b""
         self.open = True
         self.started = False
-
-    def queue(self, data: bytes) -> None:
-        self.unsent += data
-        self.send()
 
     def send(self) -> None:
         try:
@@ -395,9 +398,9 @@ def listed(known: set[int], group: int) -> set[int]:
     return tree
 
 
-def kill(pid: int) -> None:
+def kill(pid: int, number: int = signal.SIGKILL) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         pass
 
