@@ -110,9 +110,9 @@ def family(pid: int) -> list[int]:
     """A process and everything below it."""
     found = [pid]
     for each in found:
-        with contextlib.suppress(OSError):
-            children = Path(f"/proc/{each}/task/{each}/children").read_text().split()
-            found += [int(child) for child in children]
+        for thread in Path(f"/proc/{each}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in thread.read_text().split()]
     return found
 
 

@@ -11,7 +11,7 @@ at last ``{"clean": true}`` and the end of the stream.
 
 An isolated command is started by `inside.py` behind ``isolation.argv``, which gets the job over a socket, so that
 nothing of it is on a command line that others can read; DAEMON_FD is handed on to it. `groups` are files that the
-id of that process is written into first.
+id of its first process is written into before it gets its job.
 
 Invariants: `clean` is said only when no descendant is left, whatever sessions and groups they made.
 On Linux the supervisor is a child subreaper, so that every orphan of the tree becomes its own child, and
@@ -31,6 +31,7 @@ import select
 import signal
 import socket
 import sys
+import time
 
 LINUX = sys.platform == "linux"
 PR_SET_PDEATHSIG = 1
@@ -39,6 +40,7 @@ RESCAN_S = 0.02
 SPARE_FD = 10
 """Above the numbers that an isolated command's sockets get."""
 ROUNDS_BY_KERNEL = 4
+GROUPS_S = 10.0
 STUBBORN_S = 0.5
 """How long to wait between looks once killing has not helped for a while (a process in the kernel)."""
 
@@ -125,7 +127,7 @@ class Supervisor:
     def terminate(self) -> None:
         if self.inside:
             # To the first process within, the child of the one that isolates: it passes it on.
-            for pid in descendants(self.pid)[:1]:
+            for pid in children(self.pid)[:1]:
                 kill(pid, signal.SIGTERM)
         elif self.pid and not self.exited:
             try:
@@ -156,8 +158,7 @@ class Supervisor:
     def start(self, job: dict[str, object]) -> None:
         report_read, report_write = os.pipe()
         me = os.getpid()
-        isolated = job.get("isolation") is not None
-        if isolated:
+        if job.get("isolation") is not None:
             try:
                 self.inside = Inside(job)
             except ValueError as error:
@@ -182,8 +183,29 @@ class Supervisor:
             return
         self.pid = pid
         self.known.add(pid)
-        if not isolated:
+        if self.inside:
+            self.enter_groups(job["isolation"]["groups"])  # type: ignore[index]
+            self.inside.send()
+        else:
             say({"started": pid})
+
+    def enter_groups(self, groups: list[str]) -> None:
+        """Put the first process within into its groups while it starts, which takes the kernel as long; it
+        gets its job only then, so nothing of the command is ever outside of them."""
+        give_up_s = time.monotonic() + GROUPS_S
+        first: list[int] = []
+        try:
+            while groups and not (first := children(self.pid)):
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    return  # it failed, and `reap` says so
+                if time.monotonic() > give_up_s:
+                    raise TimeoutError(errno.ETIMEDOUT, "no process")
+                time.sleep(0.0005)
+            for path in groups:
+                with open(path, "w") as file:  # noqa: PTH123
+                    file.write(str(first[0]))
+        except OSError as error:
+            self.fail({"what": "isolation", "errno": error.errno or errno.EIO, "name": ""})
 
     def become(self, job: dict[str, object], report: int, parent: int) -> None:
         """In the fork: turn into the command, or write why not. Never returns."""
@@ -225,11 +247,8 @@ class Supervisor:
             os._exit(126)
 
     def isolate(self, isolation: dict[str, object], daemon_fd: int) -> None:
-        """In the fork: become what isolates, in its groups, with nothing but the two sockets."""
+        """In the fork: become what isolates, with nothing but the two sockets."""
         assert self.inside is not None
-        for path in isolation["groups"]:  # type: ignore[attr-defined]
-            with open(path, "w") as file:  # noqa: PTH123
-                file.write("0")
         # Out of the way first: each may have the number that the other one must get.
         theirs = fcntl.fcntl(self.inside.theirs, fcntl.F_DUPFD_CLOEXEC, SPARE_FD)
         daemon = fcntl.fcntl(daemon_fd, fcntl.F_DUPFD_CLOEXEC, SPARE_FD)
@@ -358,23 +377,34 @@ def childless() -> bool:
     return False
 
 
+def children(pid: int) -> list[int]:
+    """Those of a process with one thread, where the kernel lists them, else from the process table."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:  # noqa: PTH123
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return [child for child in descendants(pid) if parent_of(child) == pid]
+
+
+def parent_of(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+            stat = file.read()
+    except OSError:
+        return 0
+    # The name, in parentheses, may hold anything; the parent's id is the second word after it.
+    return int(stat[stat.rindex(b")") + 2 :].split(b" ", 2)[1])
+
+
 def descendants(root: int) -> list[int]:
     """Every process under `root`, from /proc; the parents before their children."""
-    children: dict[int, list[int]] = {}
+    below: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):  # noqa: PTH208 - pathlib costs the start of a program
-        if not entry.isdigit():
-            continue
-        try:
-            with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
-                stat = file.read()
-        except OSError:
-            continue
-        # The name, in parentheses, may hold anything; the parent's id is the second word after it.
-        parent = int(stat[stat.rindex(b")") + 2 :].split(b" ", 2)[1])
-        children.setdefault(parent, []).append(int(entry))
-    found = list(children.get(root, ()))
+        if entry.isdigit():
+            below.setdefault(parent_of(int(entry)), []).append(int(entry))
+    found = list(below.get(root, ()))
     for pid in found:
-        found += children.get(pid, ())
+        found += below.get(pid, ())
     return found
 
 
