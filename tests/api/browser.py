@@ -34,6 +34,11 @@ class Browser:
         code = api.post("/v1/auth/browser-links").ok(201)["code"]
         return self.post("/v1/auth/browser-link", {"code": code})
 
+    def named(self, cookie: str) -> str:
+        """What the server calls a cookie at this address, as the console's pages find it."""
+        own = f"{cookie}_{self.url.rpartition(':')[2]}"
+        return own if own in self.cookies else cookie
+
     @property
     def cookie_header(self) -> dict[str, str]:
         return {"Cookie": "; ".join(f"{name}={value}" for name, value in self.cookies.items())}
@@ -51,7 +56,7 @@ class Browser:
         """A request of this server's page. `headers` are added; None leaves one out."""
         sent: dict[str, str | None] = {**self.cookie_header, "X-Forwarded-For": self.address}
         if method != "GET":
-            sent |= {"Origin": self.url, CSRF_HEADER: self.cookies.get(CSRF_COOKIE, "")}
+            sent |= {"Origin": self.url, CSRF_HEADER: self.cookies.get(self.named(CSRF_COOKIE), "")}
         given = {name: value for name, value in (sent | (headers or {})).items() if value is not None}
         with httpx2.Client(base_url=self.url, timeout=30, trust_env=False, verify=False) as http:
             data = None if body is None else msgspec.json.encode(body)
@@ -91,4 +96,5 @@ class Browser:
 
 def session_id(cookies: dict[str, str]) -> str:
     """What the server calls the session of these cookies."""
-    return cookies[SESSION_COOKIE].partition(".")[0].rsplit("_", 1)[-1]
+    (token,) = (value for name, value in cookies.items() if name.startswith(SESSION_COOKIE))
+    return token.partition(".")[0].rsplit("_", 1)[-1]

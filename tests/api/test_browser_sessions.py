@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from api.browser import Browser, session_id
-from api.caller import Api, name
+from api.caller import Answer, Api, name
 from api.following import Following
 from api.plane import Server, serving
 from flakes.wire.auth import CSRF_COOKIE, CSRF_HEADER, SESSION_COOKIE
@@ -52,11 +52,11 @@ def test_links_that_are_none(server: Server, api: Api) -> None:
 
 def test_the_cookies_keep_to_this_site_and_scripts_see_one_of_them(api: Api) -> None:
     browser = Browser.of(api)
-    assert {"httponly", "samesite=strict", "path=/"} <= browser.attributes[SESSION_COOKIE]
-    assert {"samesite=strict", "path=/"} <= browser.attributes[CSRF_COOKIE]
-    assert "httponly" not in browser.attributes[CSRF_COOKIE]
-    assert "secure" not in browser.attributes[SESSION_COOKIE]
-    assert browser.cookies[CSRF_COOKIE] not in browser.cookies[SESSION_COOKIE]
+    assert {"httponly", "samesite=strict", "path=/"} <= browser.attributes[browser.named(SESSION_COOKIE)]
+    assert {"samesite=strict", "path=/"} <= browser.attributes[browser.named(CSRF_COOKIE)]
+    assert "httponly" not in browser.attributes[browser.named(CSRF_COOKIE)]
+    assert "secure" not in browser.attributes[browser.named(SESSION_COOKIE)]
+    assert browser.cookies[browser.named(CSRF_COOKIE)] not in browser.cookies[browser.named(SESSION_COOKIE)]
 
 
 def test_behind_tls_the_cookies_are_secure_and_the_public_origin_is_ones_own(
@@ -102,9 +102,9 @@ def test_a_value_of_another_session_proves_nothing(api: Api, other: Api) -> None
     """Also when somebody managed to plant the cookie that goes with it."""
     mine, theirs = Browser.of(api), Browser.of(other)
     path = f"/v1/projects/{name('project')}"
-    planted = theirs.cookies[CSRF_COOKIE]
+    planted = theirs.cookies[theirs.named(CSRF_COOKIE)]
     mine.call("PUT", path, {"name": "p"}, headers={CSRF_HEADER: planted}).refused("forbidden")
-    mine.cookies[CSRF_COOKIE] = planted
+    mine.cookies[mine.named(CSRF_COOKIE)] = planted
     mine.call("PUT", path, {"name": "p"}).refused("forbidden")
 
 
@@ -117,9 +117,9 @@ def test_a_foreign_page_signs_nobody_in(api: Api) -> None:
 
 def test_a_session_is_no_bearer_token_and_a_token_no_session(api: Api) -> None:
     browser = Browser.of(api)
-    api.as_(browser.cookies[SESSION_COOKIE]).get("/v1/me").refused("unauthorized")
+    api.as_(browser.cookies[browser.named(SESSION_COOKIE)]).get("/v1/me").refused("unauthorized")
     assert api.token is not None
-    browser.cookies[SESSION_COOKIE] = api.token
+    browser.cookies[browser.named(SESSION_COOKIE)] = api.token
     browser.get("/v1/me").refused("unauthorized")
     # What is said with intent wins over what is sent along.
     fresh = Browser.of(api)
@@ -134,6 +134,40 @@ def test_events_follow_with_the_cookie(api: Api) -> None:
         assert "project.created" in {seen.event for seen in stream.until(lambda s: s.event == "project.created")}
     finally:
         stream.close()
+
+
+def test_sessions_of_two_ports_live_in_one_browser(api: Api) -> None:
+    """Its cookies are those of all ports of a machine: none overwrites, proves or ends another."""
+    first, second = Browser.of(api), Browser.of(api)
+    port = int(api.url.rpartition(":")[2]) ^ 1
+    elsewhere: dict[str, str | None] = {"Host": f"127.0.0.1:{port}", "Origin": f"http://127.0.0.1:{port}"}
+    code = api.post("/v1/auth/browser-links").ok(201)["code"]
+    second.cookies = dict(first.cookies)
+
+    def there(method: str, path: str, body: object = None) -> Answer:
+        proof = second.cookies.get(f"{CSRF_COOKIE}_{port}", "")
+        return second.call(method, path, body, headers={**elsewhere, CSRF_HEADER: proof})
+
+    there("POST", "/v1/auth/browser-link", {"code": code}).ok(200)
+    assert len(second.cookies) == 4
+    there("PUT", f"/v1/projects/{name('project')}", {"name": "p"}).ok(201)
+    first.cookies = second.cookies
+    first.call("PUT", f"/v1/projects/{name('project')}", {"name": "p"}).ok(201)
+    there("POST", "/v1/auth/sign-out").ok(200)
+    there("GET", "/v1/me").refused("unauthorized")
+    first.cookies = second.cookies
+    first.get("/v1/me").ok()
+
+
+@pytest.mark.parametrize("path", ["/v1/hosts/setup", "/v1/hosts/{}/credentials/rotate"])
+def test_a_browser_session_gets_no_credential_of_a_host(api: Api, path: str) -> None:
+    """Whoever takes a credential is a command line, which can write it down where only its user reads."""
+    browser, (host_id, _) = Browser.of(api), api.host()
+    before = len(api.get("/v1/hosts").ok()["hosts"]), api.get(f"/v1/hosts/{host_id}/credentials").ok()
+    refused = browser.post(path.format(host_id), {}).refused("forbidden")
+    assert "bearer" in refused["message"]
+    assert (len(api.get("/v1/hosts").ok()["hosts"]), api.get(f"/v1/hosts/{host_id}/credentials").ok()) == before
+    api.post(path.format(host_id), {}).ok(201 if path.endswith("setup") else 200)
 
 
 def test_signing_out_ends_this_session_only(api: Api) -> None:

@@ -73,3 +73,34 @@ def test_signed_in_from_a_browser_and_out_again(start: Start, api: Api) -> None:
     assert not file.exists()
     api.as_(token).get("/v1/me").refused("unauthorized")
     done(start("projects", "list"), 5)
+
+
+def test_setup_signs_in_when_nobody_is(start: Start, api: Api, tmp_path: Path) -> None:
+    config = ("--config", str(tmp_path / "host.toml"))
+    waiting = ("--no-open", "--timeout-ms", "50000", "--json")
+    process = start("host", "setup", *config, "--host-name", "rack", *waiting)
+    assert process.stderr is not None
+    asked = msgspec.json.decode(process.stderr.readline())
+    assert asked["stage"] == "device_code"
+    api.post(f"/v1/auth/device/{asked['userCode']}", {"decision": "approved"}).ok(200)
+    made = msgspec.json.decode(done(process))
+    assert api.get(f"/v1/hosts/{made['host']['hostId']}").ok()["name"] == "rack"
+    credential = (tmp_path / "host.credential").read_text()
+    # Signed in already: nothing is asked.
+    rotated = msgspec.json.decode(done(start("host", "rotate", *config, "--json")))
+    assert [each["credentialId"] in credential for each in rotated["replaced"]] == [True]
+    assert (tmp_path / "host.credential").read_text() != credential
+
+
+def test_a_setup_that_nobody_approves_makes_nothing(start: Start, api: Api, tmp_path: Path) -> None:
+    hosts = len(api.get("/v1/hosts").ok()["hosts"])
+    config = ("--config", str(tmp_path / "h.toml"))
+    done(start("host", "setup", *config, "--no-open", "--timeout-ms", "500"), 4)
+    assert len(api.get("/v1/hosts").ok()["hosts"]) == hosts
+    assert not list(tmp_path.glob("h*"))
+
+
+def test_a_token_that_was_given_is_not_replaced_by_another(start: Start, tmp_path: Path) -> None:
+    refused = start("host", "setup", "--config", str(tmp_path / "h.toml"), "--token", "flakes_user_x.y", "--json")
+    _, err = refused.communicate(timeout=WAIT_S)
+    assert (refused.returncode, msgspec.json.decode(err)["error"]) == (5, "unauthorized")

@@ -12,9 +12,8 @@ import pytest
 
 from cli.conftest import Ran
 from cli.fake_plane import TOKEN, FakePlane
-from flakes.cli import sign_ins, target
+from flakes.cli import device_login, sign_ins, target
 from flakes.cli.browser import open_page
-from flakes.cli.commands import auth
 
 Flakes = Callable[..., Ran]
 
@@ -59,7 +58,7 @@ def test_login_as_json_is_two_records(login: Flakes, plane: FakePlane) -> None:
 def test_a_hasty_device_waits_longer(
     login: Flakes, plane: FakePlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "SLOWER_S", 0.01)
+    monkeypatch.setattr(device_login, "SLOWER_S", 0.01)
     plane.polls = ["slow_down", "authorization_pending", "slow_down"]
     assert login().code == 0
 
@@ -118,6 +117,23 @@ def test_a_revoked_sign_in_is_told_from_a_missing_one(
     assert (status.code, status.json["status"]) == (5, "expired")
     assert flakes("projects", "list", "--server", plane.url).code == 5
     assert flakes("auth", "logout", "--server", plane.url, "--json").json["revoked"] is True
+
+
+def test_a_host_command_signs_in_again_when_the_kept_one_is_over(
+    login: Flakes, flakes: Flakes, plane: FakePlane, tmp_path: Path
+) -> None:
+    login()
+    argv = ("host", "setup", "--config", str(tmp_path / "h.toml"), "--no-open", "--server", plane.url)
+    assert "approve the code" not in flakes(*argv).err
+    plane.valid.clear()
+    ran = flakes(*argv)
+    assert "BCDF-GHJK" in ran.err
+    assert ran.out == ""
+    assert plane.valid == {"flakes_user_device_2"}
+    assert "flakes_user_device_2" in kept(plane).read_text()
+    plane.valid.clear()
+    assert flakes(*argv, "--token", "given").code == 5
+    assert plane.devices == 2
 
 
 def test_the_server_is_the_flag_the_environment_the_profile_in_this_order(

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -58,7 +59,7 @@ def link_opens(address: str) -> str:
     body = json.dumps({"code": code}).encode()
     url = f"{console.removesuffix('/console/')}/v1/auth/browser-link"
     with urllib.request.urlopen(urllib.request.Request(url, body), timeout=5) as response:
-        assert "flakes_session=" in str(response.headers["set-cookie"])
+        assert f"flakes_session_{urlsplit(url).port}=" in str(response.headers["set-cookie"])
         return json.load(response)["name"]
 
 

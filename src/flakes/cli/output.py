@@ -61,12 +61,13 @@ class Output:
 
         sys.stdout.write(msgspec.json.format(codec.encode(value)).decode() + "\n")
 
-    def record(self, value: object) -> None:
-        """One JSON document on one line on stdout, for streams of them."""
+    def record(self, value: object, aside: bool = False) -> None:
+        """One JSON document on one line on stdout, for streams of them; `aside`: on stderr."""
         from flakes.wire import codec
 
-        sys.stdout.write(codec.encode(value).decode() + "\n")
-        sys.stdout.flush()
+        stream = sys.stderr if aside else sys.stdout
+        stream.write(codec.encode(value).decode() + "\n")
+        stream.flush()
 
     def table(self, rows: list[list[Part]], header: list[str] | None = None) -> None:
         """Aligned columns; the last one is never padded."""

@@ -76,7 +76,7 @@ async def once(
     scope_id = identity.owner_id if identity.family == "user" else identity.subject_id
     digest = idempotency.key_digest(scope_id, request.method, request.url.path, key)
     use = Use(scope_id, digest, _body_digest(request, body))
-    token = token_of(request)
+    token = token_of(request, plane)
     async with plane.units, plane.database.transaction() as conn:
         if not await idempotency.begin(conn, use):
             raise ApiError(

@@ -14,6 +14,8 @@ from flakes.server.routing import Endpoint
 from flakes.wire.auth import CSRF_COOKIE, CSRF_HEADER, SESSION_COOKIE
 from flakes.wire.errors import CODES
 
+NAMED_FOR_PORT = "Where the server is reached by a port and has no public URL, `_` and the port follow the name."
+
 
 class Error(msgspec.Struct, rename="camel"):
     """What every refusal looks like; some codes add details."""
@@ -43,7 +45,7 @@ def document(endpoints: Sequence[Endpoint]) -> bytes:
             "securitySchemes": {
                 family: {"type": "http", "scheme": "bearer", "bearerFormat": f"flakes_{family}_..."}
                 for family in ("user", "host", "sandbox")
-            } | {"session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE}},
+            } | {"session": {"type": "apiKey", "in": "cookie", "name": SESSION_COOKIE, "description": NAMED_FOR_PORT}},
         },
     }), indent=1)  # fmt: skip
 
@@ -97,7 +99,7 @@ def _parameters(endpoint: Endpoint, components: dict[str, Any]) -> list[dict[str
     if endpoint.family == "user" and endpoint.method not in SAFE and not endpoint.direct:
         parameters.append({
             "name": CSRF_HEADER, "in": "header", "required": False, "schema": {"type": "string"},
-            "description": f"With the session cookie: the value of the cookie `{CSRF_COOKIE}`.",
+            "description": f"With the session cookie: the value of the cookie `{CSRF_COOKIE}`. {NAMED_FOR_PORT}",
         })  # fmt: skip
     if endpoint.query is not None:
         for name, schema in components[endpoint.query.__name__]["properties"].items():

@@ -58,6 +58,7 @@ def setup(
     """Create a host and its credential, and write a starter config.
 
     Nothing is written over: neither file may exist. The credential goes to its file and nowhere else.
+    Signs this command line in first, as `flakes auth login` does, when it is not signed in.
     """
     from flakes.cli.host_files import Draft
     from flakes.wire.hosts import HostSetup
@@ -65,7 +66,7 @@ def setup(
     output = Output(as_json)
     draft = Draft.at(path, credential_file, state_dir)
     draft.check_absent()
-    chosen = _signed_in(choice(server, token), no_open, timeout_ms)
+    chosen = _signed_in(choice(server, token), output, no_open, timeout_ms)
     body = HostSetup(host_name=host_name or platform.node() or "Flakes host", auto_bind=auto_bind)
     answer = asyncio.run(_set_up(chosen, draft, body))
     next_steps = [
@@ -99,10 +100,11 @@ def rotate(
     """Replace the host's credential: a new one is written to its file, the old one is worthless after it.
 
     A running host takes the new one at its next connection; restart it to have that now.
+    Signs this command line in first when it is not signed in.
     """
     output = Output(as_json)
     config = _load(path)
-    chosen = _signed_in(_of_host(config, server, token), no_open, timeout_ms)
+    chosen = _signed_in(_of_host(config, server, token), output, no_open, timeout_ms)
     answer = asyncio.run(_rotate(chosen, config))
     next_steps = ["restart the host, or wait until it has connected again by itself"]
     if as_json:
@@ -242,15 +244,25 @@ def _of_host(config: HostConfig, server: str | None, token: str | None) -> Choic
     return Choice(own, outer.token)
 
 
-def _signed_in(chosen: Choice, no_open: bool, timeout_ms: int) -> Choice:
-    """The same choice, once there is a credential of a person for that server."""
+def _signed_in(chosen: Choice, output: Output, no_open: bool, timeout_ms: int) -> Choice:
+    """The same choice, with a person's credential for that server: signs in first where none is stored that
+    the server takes. A token that was given by other means is used as it is. What signing in shows goes to
+    stderr."""
+    from flakes.cli import device_login
+
     found = resolve(chosen)
-    if found.token is None:
-        raise ApiError(
-            "unauthorized", f"there is no token for {found.server}",
-            "sign in first: `flakes auth login`",
-        )  # fmt: skip
-    return chosen
+    if found.token is not None:
+        stored = found.token_source == "sign-in"  # noqa: S105
+        if not stored or asyncio.run(device_login.accepted(found.server, found.token)):
+            return chosen
+    kept = asyncio.run(device_login.sign_in(
+        found.server, output, open_browser=not no_open, timeout_s=timeout_ms / 1_000, aside=True
+    ))  # fmt: skip
+    if output.as_json:
+        output.record(kept.record(), aside=True)
+    else:
+        output.talk(*kept.words())
+    return Choice(found.server, kept.sign_in.token)
 
 
 async def _set_up(chosen: Choice, draft: Draft, body: HostSetup) -> HostSetupAnswer:

@@ -78,7 +78,7 @@ _BASE = "/v1/hosts/{hostId}/credentials"
 ENDPOINTS = [
     Endpoint("GET", _BASE, listed, Credentials, tag="hosts"),
     Endpoint("POST", _BASE + "/rotate", rotate, CredentialRotateAnswer, CredentialRotate, tag="hosts",
-             secret=True, errors=("host_conflict", "limit_exceeded")),
+             secret=True, direct=True, errors=("host_conflict", "limit_exceeded")),
     Endpoint("GET", _BASE + "/{hostCredentialId}", get, Credential, tag="hosts"),
     Endpoint("POST", _BASE + "/{hostCredentialId}/revoke", revoke, Credential, Reason, tag="hosts"),
 ]  # fmt: skip

@@ -136,7 +136,7 @@ async def _tell(plane: Plane, host_id: str, draining: list[str], offered: list[s
 
 ENDPOINTS = [
     Endpoint("POST", "/v1/hosts/setup", setup_host, HostSetupAnswer, HostSetup, status=201, tag="hosts",
-             secret=True, errors=("limit_exceeded",)),
+             secret=True, direct=True, errors=("limit_exceeded",)),
     Endpoint("POST", "/v1/hosts/prune", prune_hosts, HostPruneAnswer, HostPrune, tag="hosts"),
     Endpoint("POST", "/v1/hosts", create_host, Host, HostPost, status=201, tag="hosts",
              errors=("limit_exceeded",)),

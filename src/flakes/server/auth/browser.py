@@ -49,7 +49,7 @@ async def sign_out(call: Call) -> Response:
         await sign_ins.end(conn, identity.owner_id, identity.token_id)
     await revoke(call, [identity.token_id])
     response = Response(encode(SignedOut(session_id=identity.token_id)), media_type="application/json")
-    cookies.sign_out(response)
+    cookies.sign_out(response, call.request, call.plane)
     return response
 
 

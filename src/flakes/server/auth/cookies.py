@@ -3,6 +3,10 @@
 `flakes_session` holds the token and no script can read it. `flakes_csrf` is readable, and made from the
 token: a page of this server repeats it in a header, which a page of somebody else cannot do. Because it
 follows from the session, a cookie that another site managed to plant does not help either.
+
+Browsers keep the cookies of all ports of a machine together. So where people reach a server by a port, as a local
+session, its cookies are named for the port too: `flakes_session_7733`. A server with a public URL has a name of its
+own, and needs no more.
 """
 
 from __future__ import annotations
@@ -31,10 +35,22 @@ def sign_in(response: Response, request: Request, plane: Plane, token: str) -> N
     _set(response, request, plane, CSRF_COOKIE, csrf_of(token), httponly=False)
 
 
-def sign_out(response: Response) -> None:
+def sign_out(response: Response, request: Request, plane: Plane) -> None:
     """Take the cookies back."""
-    response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")
-    response.delete_cookie(CSRF_COOKIE, samesite="strict")
+    response.delete_cookie(named(SESSION_COOKIE, request, plane), httponly=True, samesite="strict")
+    response.delete_cookie(named(CSRF_COOKIE, request, plane), samesite="strict")
+
+
+def named(name: str, request: Request, plane: Plane) -> str:
+    """What a cookie is called at the address that the browser used."""
+    _, colon, port = request.headers.get("host", "").rpartition(":")
+    own = plane.config.listen.public_url is None and colon and port.isdecimal()
+    return f"{name}_{port}" if own else name
+
+
+def read(name: str, request: Request, plane: Plane) -> str:
+    """The value of a cookie that came with the request, or nothing."""
+    return request.cookies.get(named(name, request, plane), "")
 
 
 def is_secure(request: Request, plane: Plane) -> bool:
@@ -47,6 +63,6 @@ def _set(
     response: Response, request: Request, plane: Plane, name: str, value: str, *, httponly: bool
 ) -> None:
     response.set_cookie(
-        name, value, max_age=int(BROWSER_LASTS_S), path="/", secure=is_secure(request, plane),
+        named(name, request, plane), value, max_age=int(BROWSER_LASTS_S), path="/", secure=is_secure(request, plane),
         httponly=httponly, samesite="strict",
     )  # fmt: skip

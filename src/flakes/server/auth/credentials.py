@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 
+from flakes.server.auth import cookies
 from flakes.server.auth.cookies import csrf_of
 from flakes.store.accounts import Identity
 from flakes.wire.auth import CSRF_COOKIE, CSRF_HEADER, SESSION_COOKIE, Scope
@@ -40,10 +41,10 @@ def bearer(request: Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def token_of(request: Request) -> str:
+def token_of(request: Request, plane: Plane) -> str:
     """The token that authenticates this request, whichever way it came."""
     given = bearer(request)
-    return request.cookies.get(SESSION_COOKIE, "") if given is None else given
+    return cookies.read(SESSION_COOKIE, request, plane) if given is None else given
 
 
 async def authenticate(request: Request, plane: Plane, endpoint: Endpoint) -> Identity:
@@ -75,22 +76,22 @@ async def _by_token(plane: Plane, token: str) -> Identity | None:
 
 
 async def _by_cookie(request: Request, plane: Plane) -> Identity | None:
-    token = request.cookies.get(SESSION_COOKIE)
+    token = cookies.read(SESSION_COOKIE, request, plane)
     identity = await plane.identify(token) if token else None
     if identity is None or identity.kind != "browser":
         return None
     if request.method not in SAFE:
         check_origin(request, plane)
-        check_csrf(request, token or "", request.headers.get(CSRF_HEADER, ""))
+        check_csrf(request, plane, token, request.headers.get(CSRF_HEADER, ""))
     return identity
 
 
-def check_csrf(request: Request, token: str, given: str) -> None:
+def check_csrf(request: Request, plane: Plane, token: str, given: str) -> None:
     """The value must be the session's, and the readable cookie's."""
     expected = csrf_of(token).encode()
-    cookie = request.cookies.get(CSRF_COOKIE, "").encode()
+    cookie = cookies.read(CSRF_COOKIE, request, plane).encode()
     if not (hmac.compare_digest(given.encode(), expected) and hmac.compare_digest(cookie, expected)):
-        raise ApiError("forbidden", "the request does not prove that a page of this server made it", f"send the value of the cookie {CSRF_COOKIE} in the header X-Flakes-CSRF")
+        raise ApiError("forbidden", "the request does not prove that a page of this server made it", f"send the value of the cookie {cookies.named(CSRF_COOKIE, request, plane)} in the header X-Flakes-CSRF")
 
 
 def check_origin(request: Request, plane: Plane) -> None:

@@ -14,7 +14,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from flakes.server.auth import pages
+from flakes.server.auth import cookies, pages
 from flakes.server.auth.cookies import csrf_of
 from flakes.server.auth.credentials import NOBODY, check_csrf, check_origin
 from flakes.server.auth.device import look_up, settle
@@ -87,7 +87,7 @@ async def _submit(plane: Plane, request: Request, code: str) -> Response:
     token, identity = await _who(plane, request)
     if identity is None:
         return RedirectResponse(_here(code), 303)
-    check_csrf(request, token, form.get("csrf", ""))
+    check_csrf(request, plane, token, form.get("csrf", ""))
     decision: Literal["approved", "denied"] = "approved" if form.get("decision") == "approved" else "denied"
     await settle(plane, identity.owner_id, code, decision)
     done = "It is signed in now." if decision == "approved" else "It gets nothing."
@@ -95,7 +95,7 @@ async def _submit(plane: Plane, request: Request, code: str) -> Response:
 
 
 async def _who(plane: Plane, request: Request) -> tuple[str, Identity | None]:
-    token = request.cookies.get(SESSION_COOKIE, "")
+    token = cookies.read(SESSION_COOKIE, request, plane)
     identity = await plane.identify(token) if token else None
     return token, identity if identity is not None and identity.kind == "browser" else None
 

@@ -56,7 +56,7 @@ async def begin(call: Call) -> Response:
     url = await provider.authorization_url(_redirect_uri(call), made.handle, nonce, verifier)
     response = RedirectResponse(url, 302, {"Cache-Control": "no-store"})
     response.set_cookie(
-        COOKIE, mark, max_age=int(STATE_LASTS_S), path=CALLBACK, httponly=True, samesite="lax",
+        cookies.named(COOKIE, call.request, call.plane), mark, max_age=int(STATE_LASTS_S), path=CALLBACK, httponly=True, samesite="lax",
         secure=cookies.is_secure(call.request, call.plane),
     )  # fmt: skip
     return response
@@ -77,7 +77,7 @@ async def _finish(call: Call) -> Response:
     provider, query = _provider(call), call.query
     async with call.plane.database.connection() as conn:
         found = await codes.attempt(conn, "oidc", query.state)
-        mark = call.request.cookies.get(COOKIE, "")
+        mark = cookies.read(COOKIE, call.request, call.plane)
         if found is None or not hmac.compare_digest(_digest(mark), found.data["browser"]):
             raise ApiError("code_invalid", "this browser did not begin this sign-in, or too long ago", "sign in again")
         if not await codes.use(conn, found.code_id):
@@ -100,7 +100,8 @@ async def _finish(call: Call) -> Response:
     body = f'<p>Signed in. <a href="{target}">Continue</a></p>'
     response = pages.answer("Signed in", body, head=f'<meta http-equiv="refresh" content="0;url={target}">')
     give(response, call.request, call.plane, started)
-    response.delete_cookie(COOKIE, path=CALLBACK, httponly=True, samesite="lax")
+    mark = cookies.named(COOKIE, call.request, call.plane)
+    response.delete_cookie(mark, path=CALLBACK, httponly=True, samesite="lax")
     return response
 
 

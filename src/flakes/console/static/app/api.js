@@ -37,7 +37,7 @@ export async function send(method, path, { query, body, signal, headers } = {}) 
   if (body !== undefined) sent["Content-Type"] = "application/json";
   if (MUTATIONS.has(method)) {
     sent["Idempotency-Key"] = unique();
-    sent["X-Flakes-CSRF"] = cookie("flakes_csrf");
+    sent["X-Flakes-CSRF"] = cookie(`flakes_csrf_${location.port}`) || cookie("flakes_csrf");
   }
   const url = query ? withQuery(path, query) : path;
   let response;
