@@ -118,6 +118,19 @@ def test_groups_of_a_killed_daemon_are_removed_by_its_successor(own: Start) -> N
     assert groups("sandbox_other") == []
 
 
+@needs_bubblewrap
+@needs_groups
+def test_a_command_that_cannot_enter_its_groups_is_never_run(own: Start, tmp_path: Path) -> None:
+    plane, _ = own(isolation={"kind": "bubblewrap", "memoryMb": 64}, sandboxId="sandbox_lost")
+    assert plane.run(shell("echo fine")).text == "fine"
+    eventually(lambda: len(groups("sandbox_lost")) == 1, "the spare ones alone")
+    groups("sandbox_lost")[0].rmdir()
+    result = plane.run(shell("echo ran > ran; sleep 1"))
+    assert (result.outcome, result.error.code) == (Outcome.LOST, "isolation_failed")
+    assert not list(tmp_path.rglob("ran"))
+    assert plane.run(shell("echo again")).text == "again"
+
+
 # ---- hierarchies that this machine does not have, as files
 
 

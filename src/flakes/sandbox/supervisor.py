@@ -126,9 +126,11 @@ class Supervisor:
 
     def terminate(self) -> None:
         if self.inside:
-            # To the first process within, the child of the one that isolates: it passes it on.
-            for pid in children(self.pid)[:1]:
-                kill(pid, signal.SIGTERM)
+            self.inside.ending = True
+            if self.inside.started:
+                # To the first process within, the child of the one that isolates: it passes it on.
+                for pid in children(self.pid)[:1]:
+                    kill(pid, signal.SIGTERM)
         elif self.pid and not self.exited:
             try:
                 os.killpg(self.pid, signal.SIGTERM)
@@ -142,6 +144,8 @@ class Supervisor:
             if word == "started":
                 inside.started = True
                 say({"started": self.pid})
+                if inside.ending:
+                    self.terminate()
             elif word == "failed":
                 what, number, name = rest.split(" ", 2)
                 self.fail({"what": what, "errno": int(number), "name": name})
@@ -184,20 +188,20 @@ class Supervisor:
         self.pid = pid
         self.known.add(pid)
         if self.inside:
-            self.enter_groups(job["isolation"]["groups"])  # type: ignore[index]
-            self.inside.send()
+            if self.enter_groups(job["isolation"]["groups"]):  # type: ignore[index]
+                self.inside.send()
         else:
             say({"started": pid})
 
-    def enter_groups(self, groups: list[str]) -> None:
+    def enter_groups(self, groups: list[str]) -> bool:
         """Put the first process within into its groups while it starts, which takes the kernel as long; it
-        gets its job only then, so nothing of the command is ever outside of them."""
+        gets its job only then, so nothing of the command is ever outside of them. False when that failed."""
         give_up_s = time.monotonic() + GROUPS_S
         first: list[int] = []
         try:
             while groups and not (first := children(self.pid)):
                 if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                    return  # it failed, and `reap` says so
+                    return True  # it failed, and `reap` says so
                 if time.monotonic() > give_up_s:
                     raise TimeoutError(errno.ETIMEDOUT, "no process")
                 time.sleep(0.0005)
@@ -205,7 +209,11 @@ class Supervisor:
                 with open(path, "w") as file:  # noqa: PTH123
                     file.write(str(first[0]))
         except OSError as error:
+            assert self.inside is not None
+            self.inside.unsent = b""
             self.fail({"what": "isolation", "errno": error.errno or errno.EIO, "name": ""})
+            return False
+        return True
 
     def become(self, job: dict[str, object], report: int, parent: int) -> None:
         """In the fork: turn into the command, or write why not. Never returns."""
@@ -292,7 +300,7 @@ class Supervisor:
             return self.kill_listed()
         if childless():
             return True
-        if self.inside and self.rounds < ROUNDS_BY_KERNEL:
+        if self.inside and self.pid in self.known and self.rounds < ROUNDS_BY_KERNEL:
             # With the process that isolates, the kernel ends all that is within: no need to look for it.
             kill(self.pid)
         else:
@@ -327,6 +335,8 @@ class Inside:
         self.heard = b""
         self.open = True
         self.started = False
+        self.ending = False
+        """It shall end by itself, as soon as it is there."""
 
     def send(self) -> None:
         try:
