@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,23 @@ def dependency_pending(api: Api) -> None:
 
 def no_host_online(api: Api) -> None:
     """Without any host; and with one that is away."""
-    assert expect(api, one(api, adapter()), "no_host_online")["evidence"]["pools"] == 0
+    nobody = expect(api, one(api, adapter()), "no_host_online")["evidence"]
+    assert (nobody["pools"], nobody["hosts"]) == (0, [])
     who, own = api.host(), adapter()
     with host(api, who, pool("a", own)):
         pass
     wait_until(lambda: api.get(f"/v1/hosts/{who[0]}").ok()["status"] == "offline")
-    assert expect(api, one(api, own), "no_host_online")["evidence"]["pools"] == 1
+    task_id = one(api, own)
+    found = expect(api, task_id, "no_host_online")
+    assert found["evidence"]["pools"] == 1
+    (away,) = found["evidence"]["hosts"]
+    shown = api.get(f"/v1/hosts/{who[0]}").ok()
+    assert (away["hostId"], away["disabled"]) == (who[0], False)
+    assert datetime.fromisoformat(away["offlineSince"]) == datetime.fromisoformat(shown["lastSeenAt"])
+    assert away["offlineSince"] in found["sentence"]
+    api.post(f"/v1/hosts/{who[0]}/disable").ok()
+    wait_until(lambda: api.explained(task_id)["evidence"]["hosts"][0]["disabled"])
+    assert "disabled" in api.explained(task_id)["sentence"]
 
 
 def adapter_unavailable(api: Api) -> None:

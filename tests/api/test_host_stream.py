@@ -19,7 +19,8 @@ from api.peer import (
     sandbox,
 )
 from embedded_servers import wait_until
-from flakes.wire.host_stream import Heartbeat, InstanceExited, Launch, LeaseResult, Stop
+from flakes.server.streams.hub import Hub, Peer
+from flakes.wire.host_stream import Bindings, Heartbeat, InstanceExited, Launch, LeaseResult, Stop
 from flakes.wire.sandbox_stream import Heartbeat as SandboxHeartbeat
 
 
@@ -358,6 +359,31 @@ def test_a_sandbox_that_was_only_cut_off_is_welcome_again(quick: Api) -> None:
             assert status_of(quick, launch.sandbox_id) == "running"
             assert back.start().task_id == made
         peer.tell(LeaseResult(lease_id=replacement.lease_id, ok=True))
+
+
+def test_bindings_are_told_once_over_a_connection_until_they_change(api: Api) -> None:
+    """A host that does not answer is not asked at each look; one that comes back is."""
+    who, own, root = api.host(), adapter(), {"path": "/srv/projects"}
+    api.put(f"/v1/hosts/{who[0]}/project-workspace-root", root).ok(200)
+    path = f"/v1/hosts/{who[0]}/project-bindings/{api.project()}"
+    with host(api, who, pool("a", own)) as peer:
+        peer.expect(Bindings, lambda told: not told.bindings)
+        made = api.put(path, {"poolKeys": ["a"]}).ok(201)
+        (first,) = peer.expect(Bindings, lambda told: bool(told.bindings)).bindings
+        assert first.binding_id == made["bindingId"]
+        api.put(f"/v1/hosts/{who[0]}/project-workspace-root", {"path": "/srv/other"}).ok(200)
+        (second,) = peer.expect(Bindings).bindings
+        assert second.revision == first.revision + 1
+        assert not [each for each in peer.others if isinstance(each, Bindings)]
+    hub = Hub()
+    connection = Peer(who[0], "user_1")
+    unanswered = [(who[0], first.binding_id, second.revision)]
+    assert hub.untold(unanswered) == set(), "it is not connected here"
+    hub.add(hub.hosts, connection)
+    connection.bindings = {first.binding_id: first.revision}
+    assert hub.untold(unanswered) == {who[0]}
+    connection.bindings = {first.binding_id: second.revision}
+    assert hub.untold(unanswered) == set()
 
 
 def test_an_advertisement_beyond_the_limits_is_refused(api: Api) -> None:

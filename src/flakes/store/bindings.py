@@ -72,7 +72,9 @@ _REPORT = Query("""
       and b.host_id = %(host_id)s and b.revision = u.revision
     returning b.binding_id, before.status <> b.status or before.reason is distinct from b.reason""")
 
-_PENDING = Query("select distinct host_id from project_bindings where status = 'pending'")
+_PENDING = Query("""
+    select host_id, binding_id, revision from project_bindings
+    where status = 'pending' and host_id = any(%(host_ids)s)""")
 
 _EVENTS = {
     "pending": "binding.pending",
@@ -196,9 +198,10 @@ async def report(
     return len(changed)
 
 
-async def hosts_with_pending(conn: Connection) -> set[str]:
-    """Hosts that have not said what they think of some binding."""
-    return {r[0] for r in await rows(conn, _PENDING)}
+async def unanswered(conn: Connection, host_ids: Sequence[str]) -> list[tuple[str, str, int]]:
+    """(host id, binding id, revision) of what these hosts have not said their word on."""
+    found = await rows(conn, _PENDING, {"host_ids": list(host_ids)})
+    return [(host_id, binding_id, revision) for host_id, binding_id, revision in found]
 
 
 async def _record(conn: Connection, owner_id: str, binding: Binding) -> None:

@@ -110,7 +110,22 @@ _STILL = Query("""
     where (place, task_id) > (%(place)s::integer, %(task_id)s::text collate "C")
     order by place, task_id limit %(limit)s""")
 
+# Those that have the adapter, or had it when they were last connected; the one that left last comes first.
+_AWAY = Query("""
+    select t.task_id, w.host_id, w.name, w.seen_at, w.disabled_at
+    from unnest(%(task_ids)s::text[]) as i(task_id)
+    join tasks t on t.task_id = i.task_id
+    join runs r on r.run_id = t.run_id
+    cross join lateral (
+        select h.host_id, h.name, l.seen_at, h.disabled_at from hosts h
+        left join links l on l.peer_id = h.host_id
+        where h.owner_id = r.owner_id and not coalesce(l.connected, false)
+          and exists (select 1 from host_pools p where p.host_id = h.host_id and p.adapter = t.adapter)
+        order by h.disabled_at is not null, l.seen_at desc nulls last, h.host_id limit %(limit)s
+    ) w""")
+
 DEPENDENCIES_TOLD_MAX: Final = 50
+HOSTS_TOLD_MAX: Final = 5
 
 
 @dataclass(slots=True)
@@ -126,6 +141,8 @@ class _Facts:
     """(assignment id, state, sandbox id) of what was offered or runs."""
     not_taken: dict[str, Any] = field(default_factory=dict)
     question: dict[str, Any] | None = None
+    away: list[dict[str, Any]] = field(default_factory=list)
+    """Hosts that could run it and are not connected."""
 
 
 async def explain(conn: Connection, task: Task) -> Explanation:
@@ -181,6 +198,14 @@ async def _facts(conn: Connection, found: Sequence[Task]) -> dict[str, _Facts]:
             facts[task_id].not_taken = {"offersNotTaken": count, "lastSandboxId": last}
     for assignment_id, question in (await permissions.first_pending(conn, list(running))).items():
         facts[running[assignment_id]].question = question
+    lonely = [task_id for task_id in ids if facts[task_id].class_code == "no_host_online"]
+    params = {"task_ids": lonely, "limit": HOSTS_TOLD_MAX}
+    for task_id, host_id, name, seen_at, disabled_at in (
+        await rows(conn, _AWAY, params) if lonely else ()
+    ):
+        away = {"hostId": host_id, "name": name, "disabled": disabled_at is not None}
+        since = {} if seen_at is None else {"offlineSince": seen_at.isoformat()}
+        facts[task_id].away.append(away | since)
     for task in found:
         facts[task.task_id]  # what has ended has none
     return facts
@@ -198,6 +223,14 @@ def _sentence(task: Task, code: str, evidence: dict[str, Any]) -> Explanation:
         sentence = f"Its last attempt failed; the next one starts at {evidence['nextAttemptAt']}."
     elif code in ("capacity_saturated", "pool_at_limit"):
         sentence = f"{evidence.get('busy', 0)} of {evidence.get('slots', 0)} slots that fit it are busy."
+    elif code == "no_host_online" and evidence["hosts"]:
+        host = evidence["hosts"][0]
+        if host["disabled"]:
+            sentence = f"The host {host['name']} that could run it is disabled."
+            next_action = f"enable it: `flakes hosts enable {host['hostId']}`, or connect another"
+        elif "offlineSince" in host:
+            sentence = f"The host {host['name']} that could run it is offline since {host['offlineSince']}."
+            next_action = "start it there: `flakes host run`, or connect another"
     elif code == "capability_unavailable" and evidence.get("missing"):
         sentence = f"Nothing connected offers {', '.join(evidence['missing'])}."
     elif code == "needs_input":
@@ -230,4 +263,5 @@ def _reason(task: Task, facts: _Facts) -> tuple[str, dict[str, Any]]:
     if facts.class_code is None or facts.class_at is None:
         return "not_scheduled_yet", {"adapter": task.adapter} | facts.not_taken
     since = {"since": facts.class_at.isoformat()}
-    return facts.class_code, {**facts.class_facts, **since, **facts.not_taken}
+    hosts = {"hosts": facts.away} if facts.class_code == "no_host_online" else {}
+    return facts.class_code, {**facts.class_facts, **hosts, **since, **facts.not_taken}

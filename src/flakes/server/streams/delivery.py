@@ -55,15 +55,15 @@ async def to_sandboxes(plane: Plane, sandbox_ids: Sequence[str]) -> None:
 
 
 async def to_hosts(plane: Plane, host_ids: Sequence[str]) -> None:
-    """Leases that these hosts have not got, and bindings that they have not answered."""
+    """Leases that these hosts have not got, and bindings that they were not told over their connections."""
     if not host_ids:
         return
     async with plane.database.connection() as conn:
         waiting = await leases.waiting(conn, host_ids)
-        pending = await bindings.hosts_with_pending(conn)
+        unanswered = await bindings.unanswered(conn, host_ids)
     for host_id in waiting:
         await push_leases(plane, host_id)
-    for host_id in pending.intersection(host_ids):
+    for host_id in plane.hub.untold(unanswered):
         await push_bindings(plane, host_id)
 
 

@@ -179,7 +179,10 @@ async def push_bindings(plane: Plane, host_id: str) -> None:
         return
     async with plane.database.connection() as conn:
         found = await bindings.of_host(conn, host_id)
-    plane.hub.send_host(host_id, found)
+    peer = plane.hub.hosts.get(host_id)
+    if peer is not None:
+        peer.bindings = {each.binding_id: each.revision for each in found.bindings}
+        peer.send(found)
 
 
 async def withdraw(plane: Plane, assignment_ids: Sequence[str], reason: str) -> None:

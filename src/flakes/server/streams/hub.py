@@ -41,6 +41,8 @@ class Peer:
         self.heard = False
         """Heard from since the last flush of heartbeats."""
         self.pools: dict[str, str] = {}
+        self.bindings: dict[str, int] = {}
+        """Revisions of bindings that it was told over this connection."""
         self.refused: set[str] = set()
         """Assignments whose log lines were refused and recorded as such: one event each is enough."""
 
@@ -89,6 +91,14 @@ class Hub:
             if peer is not None:
                 log.info("stream.moved", peer=peer_id)
                 peer.close()
+
+    def untold(self, unanswered: Iterable[tuple[str, str, int]]) -> set[str]:
+        """Hosts connected here that were not told some of these (host id, binding id, revision)."""
+        return {
+            host_id
+            for host_id, binding_id, revision in unanswered
+            if host_id in self.hosts and self.hosts[host_id].bindings.get(binding_id) != revision
+        }
 
     def send_sandbox(self, sandbox_id: str, message: Any) -> bool:
         """Send to a sandbox if it is connected here."""
