@@ -29,9 +29,19 @@ __all__ = ["postgres", "template"]
 
 MARKS = {
     "env": "marker-env-5f1c", "credential": "marker-credential-dir", "state": "marker-state-dir",
-    "variable": "MARKER_VARIABLE",
+    "variable": "MARKER_VARIABLE", "matchlockImage": "marker-image-7d", "mounts": "marker-mount-61",
+    "executablePaths": "marker-program-c4", "readOnly": "marker-shown-09", "network": "marker-allowed.example",
+    "agent.command": "marker-agent-b2", "agent.configDir": "marker-settings-f8",
 }  # fmt: skip
 """Secret texts, one in every field of the configuration that is local."""
+
+TALKATIVE = """#!/bin/sh
+# Says all that it was told, as programs do that fail: short, or so long that it has to be cut.
+[ "$1" = list ] && [ ! -e "$0.broken" ] && exit 0
+echo "Error: $0 $*" >&2
+[ -e "$0.long" ] && for n in 1 2 3 4 5 6 7 8 9; do echo "$0 $*" >&2; done
+exit 1
+"""
 
 
 class Recorder:
@@ -119,6 +129,53 @@ advertisedCapabilities = ["{capability}"]
 {MARKS["variable"]} = "{MARKS["env"]}"
 """)
 
+    def add_local_pools(self) -> dict[str, Path]:
+        """Pools of isolating providers, every local field of theirs marked; by key, their programs, which fail
+        and say all they know."""
+        programs: dict[str, Path] = {}
+        for key in ("short", "long", "broken"):
+            programs[key] = self.directory / f"{MARKS['executablePaths']}-{key}" / "matchlock"
+            programs[key].parent.mkdir()
+            programs[key].write_text(TALKATIVE)
+            programs[key].chmod(0o755)
+            if key != "short":
+                programs[key].with_name(f"matchlock.{key}").touch()
+            mount = self.directory / MARKS["mounts"]
+            mount.mkdir(exist_ok=True)
+            self._append(f"""
+[[pools]]
+poolKey = "{key}"
+provider = "matchlock"
+adapter = "command"
+advertisedCapabilities = ["{key}"]
+matchlockImage = "registry.example/{MARKS["matchlockImage"]}:1"
+mounts = ["{mount}:/cache-{MARKS["mounts"]}:ro"]
+
+[pools.executablePaths]
+matchlock = "{programs[key]}"
+
+[pools.network]
+allow = ["{MARKS["network"]}"]
+""")
+        shown = self.directory / MARKS["readOnly"]
+        shown.mkdir()
+        self._append(f"""
+[[pools]]
+poolKey = "contained"
+provider = "bubblewrap"
+adapter = "command"
+readOnly = ["{shown}"]
+
+[pools.agent]
+command = ["/{MARKS["agent.command"]}"]
+configDir = "/{MARKS["agent.configDir"]}"
+""")
+        return programs
+
+    def _append(self, text: str) -> None:
+        with self.config.open("a") as file:
+            file.write(text)
+
     def start(self) -> None:
         log = (self.directory / "host.log").open("a")
         with log:
@@ -172,8 +229,8 @@ def machine(server: Server, recorder: Recorder, tmp_path: Path) -> Iterator[Mach
             sys.stdout.write(log.read_text()[-6000:])
 
 
-def run_of(api: Api, project: str, shell: str) -> str:
-    wanted = task("a", "command", input={"shell": shell}, requiredCapabilities=["attic"])
+def run_of(api: Api, project: str, shell: str, capability: str = "attic") -> str:
+    wanted = task("a", "command", input={"shell": shell}, requiredCapabilities=[capability])
     made = api.graph(wanted, projectKey=project)
     return made["tasks"][0]["taskId"]
 
@@ -260,16 +317,25 @@ def test_a_machine_from_its_setup_to_its_end(machine: Machine, server: Server, t
 
 
 def test_what_is_local_stays_local(machine: Machine, server: Server, recorder: Recorder) -> None:
-    """Also in the words about a launch that failed: a daemon that cannot start says paths in its log."""
+    """Also in the words about a launch that failed: a daemon that cannot start says paths in its log, and the
+    program of a provider its whole command line."""
     api = Api(server.url, machine.api.token)
     host_id = machine.setup()["host"]["hostId"]
     machine.add_pool("here")
+    programs = machine.add_local_pools()
     recorder.sent.clear()
     machine.start()
     until(lambda: api.get(f"/v1/hosts/{host_id}").ok()["status"] == "online")
     api.patch(f"/v1/hosts/{host_id}", {"autoBind": True}).ok(200)
     fine = run_of(api, api.project(), "true")
     until(has_status(api, fine, "SUCCEEDED"))
+    pools = {pool["poolKey"]: pool for pool in api.get(f"/v1/hosts/{host_id}/pools").ok()["hostPools"]}
+    assert pools.keys() == {"here", "contained", *programs}
+    assert "[local]" in pools["broken"]["launchFailure"], "it says why it cannot be used"
+    for key in ("short", "long"):
+        failed = run_of(api, api.project(), "true", key)
+        until(lambda task_id=failed: api.explained(task_id)["code"] == "launch_failed", 20)
+        assert "[local]" in api.explained(failed)["evidence"]["reason"]
     # From here on no daemon can start: its working directory's place is taken by a file.
     (instance,) = (s for s in api.get("/v1/sandboxes").ok()["sandboxes"] if s["status"] == "running")
     api.post(f"/v1/sandboxes/{instance['sandboxId']}/stop").ok(200)

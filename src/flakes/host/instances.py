@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from flakes.host.privacy import CUT, tail
 from flakes.host.providers.base import LaunchSpec, Provider
 from flakes.wire import config as configuration
 from flakes.wire.addresses import Addresses
@@ -182,13 +183,15 @@ class Instances:
         try:
             with (directory / "daemon.log").open("rb") as log:
                 log.seek(0, os.SEEK_END)
-                log.seek(max(0, log.tell() - 8 * TAIL_LENGTH_MAX))
+                begin = max(0, log.tell() - 8 * TAIL_LENGTH_MAX)
+                log.seek(begin)
                 text = _CONTROL.sub("", log.read().decode("utf-8", "replace")).strip()
+                text = CUT + text if begin else text
             token = (directory / "sandbox.credential").read_text().strip()
         except OSError:
             return ""
         text = text.replace(token, "[redacted]") if token else text
-        return text if len(text) <= TAIL_LENGTH_MAX else "…" + text[1 - TAIL_LENGTH_MAX :]
+        return tail(text, TAIL_LENGTH_MAX)
 
     def remove(self, directory: Path) -> None:
         """Delete an instance's directory, whatever modes its tasks left behind. What cannot be

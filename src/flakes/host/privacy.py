@@ -2,7 +2,8 @@
 
 A daemon's last words, or the operating system's, may name a path or repeat a setting. Everything in the
 configuration that is not advertised is local, whatever provider it is for: it is replaced before a reason
-leaves. Longer texts first, so that a path goes before the directory it is in.
+leaves. Longer texts first, so that a path goes before the directory it is in. Where a text was cut, what
+is left of a local one beside the cut goes too; hence cuts are made by `head` and `tail`, which mark them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ ADVERTISED: Final = frozenset(
 LENGTH_MIN: Final = 4
 """Shorter settings are no secrets, and parts of many words."""
 LOCAL: Final = "[local]"
+CUT: Final = "…"
+REASON_LENGTH_MAX: Final = 500
+
+
+def head(text: str, length: int) -> str:
+    """The beginning of a text that may hold something local."""
+    return text if len(text) <= length else text[: length - 1] + CUT
+
+
+def tail(text: str, length: int) -> str:
+    """The end of one."""
+    return text if len(text) <= length else CUT + text[1 - length :]
 
 
 class Privacy:
@@ -37,6 +50,7 @@ class Privacy:
         texts |= {text for pool in config.pools for text in _local(pool)}
         whole = {text.strip() for text in texts}
         longest = sorted((t for t in whole if len(t) >= LENGTH_MIN), key=len, reverse=True)
+        self._longest = longest
         # As words of their own: `retire` as a setting must not spoil `retired` in a sentence.
         self._local = re.compile(
             "|".join(rf"(?<![A-Za-z0-9]){re.escape(t)}(?![A-Za-z0-9])" for t in longest)
@@ -44,18 +58,45 @@ class Privacy:
 
     def clean(self, text: str) -> str:
         """The text without anything local."""
-        return self._local.sub(LOCAL, text)
+        first, *others = self._local.sub(LOCAL, text).split(CUT)
+        for part in others:
+            first = self._without_beginning(first) + CUT + self._without_end(part)
+        return first
+
+    def _without_beginning(self, text: str) -> str:
+        """A text that was cut at its end, without the first part of something local there."""
+        for local in self._longest:
+            for length in range(len(local) - 1, LENGTH_MIN - 1, -1):
+                if text.endswith(local[:length]):
+                    return text[:-length] + LOCAL
+        return text
+
+    def _without_end(self, text: str) -> str:
+        """A text that was cut at its beginning, without the last part of something local there."""
+        for local in self._longest:
+            for length in range(len(local) - 1, LENGTH_MIN - 1, -1):
+                if text.startswith(local[-length:]):
+                    return LOCAL + text[length:]
+        return text
+
+    def reason(self, text: str) -> str:
+        """A reason as it may leave, of bounded length."""
+        return self.clean(text)[:REASON_LENGTH_MAX]
 
     def outgoing(self, message: Upstream) -> Upstream:
         """The message as it may leave."""
         if isinstance(message, LeaseResult | InstanceExited):
-            return msgspec.structs.replace(message, reason=self.clean(message.reason))
+            return msgspec.structs.replace(message, reason=self.reason(message.reason))
         if isinstance(message, Hello):
             instances = [
-                msgspec.structs.replace(each, reason=self.clean(each.reason))
+                msgspec.structs.replace(each, reason=self.reason(each.reason))
                 for each in message.instances
             ]
-            return msgspec.structs.replace(message, instances=instances)
+            pools = [
+                msgspec.structs.replace(each, unavailable=self.reason(each.unavailable))
+                for each in message.pools
+            ]
+            return msgspec.structs.replace(message, instances=instances, pools=pools)
         return message
 
 

@@ -34,7 +34,6 @@ from flakes.wire.host_stream import (
 )
 
 REMEMBERED_MAX: Final = 1_024
-REASON_LENGTH_MAX: Final = 500
 """The control plane keeps no more."""
 LAUNCHES_AT_ONCE: Final = 8
 
@@ -277,7 +276,7 @@ class Provisioning:
                 problem = "its directory could not be removed"
         del self._supervisors[instance_id]
         ended = msgspec.structs.replace(
-            supervisor.report(), state="exited", reason=reason[:REASON_LENGTH_MAX]
+            supervisor.report(), state="exited", reason=reason
         )
         self._remember_end(ended)
         for lease_id in self._stop_leases.pop(instance_id, set()):
@@ -294,7 +293,7 @@ class Provisioning:
 
     def _answer(self, lease_id: str, reason: str = "") -> None:
         """Answer a lease, now and whenever it is asked again. A reason means that it failed."""
-        result = LeaseResult(lease_id=lease_id, ok=not reason, reason=reason[:REASON_LENGTH_MAX])
+        result = LeaseResult(lease_id=lease_id, ok=not reason, reason=reason)
         self._results[lease_id] = result
         if len(self._results) > REMEMBERED_MAX:
             self._results.popitem(last=False)
@@ -329,5 +328,5 @@ def _reported(order: Launch, state: Any, reason: str = "") -> InstanceReport:
         sandbox_id=order.sandbox_id,
         pool_key=order.pool_key,
         state=state,
-        reason=reason[:REASON_LENGTH_MAX],
+        reason=reason,
     )

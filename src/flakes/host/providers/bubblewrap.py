@@ -19,6 +19,7 @@ import msgspec
 
 from flakes.core import egress
 from flakes.core import isolation as labels
+from flakes.host.privacy import head
 from flakes.host.providers.base import (
     Handle,
     LaunchError,
@@ -138,5 +139,5 @@ async def _trial(program: str) -> str:
         return f"`{found}` did not end within {TRIAL_S:g} s"
     if process.returncode == 0:
         return ""
-    text = said.decode("utf-8", "replace").strip()[:REASON_LENGTH_MAX]
+    text = head(said.decode("utf-8", "replace").strip(), REASON_LENGTH_MAX)
     return f"bubblewrap cannot isolate here: {text or f'exit code {process.returncode}'}"

@@ -30,6 +30,7 @@ import structlog
 
 from flakes.core import egress
 from flakes.core import isolation as labels
+from flakes.host.privacy import head, tail
 from flakes.host.providers.base import (
     Handle,
     LaunchError,
@@ -156,7 +157,7 @@ class MatchlockProvider:
         if machine is not None and code == 0:
             return Handle(spec, 0, machine)
         left = await self._remove(spec, machine) if machine else []
-        reason = err or out[:OUTPUT_LENGTH_MAX] or f"exit code {code}"
+        reason = err or head(out, OUTPUT_LENGTH_MAX) or f"exit code {code}"
         remains = f"; {', '.join(left)} could not be removed" if left else ""
         raise LaunchError(f"`matchlock run` failed: {reason}{remains}")
 
@@ -303,7 +304,7 @@ async def _call(argv: list[str], timeout_s: float) -> tuple[int, str, str]:
             process.kill()
             await process.wait()
     said = err.decode("utf-8", "replace").strip()
-    return process.returncode or 0, out.decode("utf-8", "replace"), said[-OUTPUT_LENGTH_MAX:]
+    return process.returncode or 0, out.decode("utf-8", "replace"), tail(said, OUTPUT_LENGTH_MAX)
 
 
 def _read(spec: LaunchSpec, name: str) -> bytes:
