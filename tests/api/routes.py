@@ -52,7 +52,9 @@ def build(api: Api) -> World:
     who = api.sandbox()
     project = api.project()
     made = api.graph(
-        task("first", own), task("second", own, dependsOn=["first"]), projectKey=project
+        task("first", own),
+        task("second", own, dependsOn=["first"], toolGrants=["flakes.tasks.spawn", "flakes.groups"]),
+        projectKey=project,
     )
     sandbox_api = api.as_(who[1])
     sandbox_api.call("PUT", f"/v1/sandboxes/{who[0]}/blobs/{DIGEST}", content=BLOB).ok(201)
@@ -63,6 +65,9 @@ def build(api: Api) -> World:
         peer.finish(first.assignment_id, text="done", outputs={"report": output})
         second = peer.start()
     base = f"/v1/sandboxes/{who[0]}/assignments/{second.assignment_id}/operations"
+    of_world = {"title": "of the world", "adapter": "nobody", "taskKey": "of-the-world"}
+    sandbox_api.post(f"{base}/group.open", {"groupKey": "of-the-world"}).ok(200)
+    sandbox_api.post(f"{base}/task.spawn", {"operationId": "world", "tasks": [of_world, {**of_world, "taskKey": "to-cancel"}]}).ok(200)
     asked = sandbox_api.post(f"{base}/permission.ask", {"operationId": "first", "prompt": "May I?"})
     announced = sandbox_api.post(f"{base}/artifact.create", ANNOUNCED)
     host_id, host_token = api.host()
@@ -79,7 +84,7 @@ def build(api: Api) -> World:
         "hostCredentialId": host_token.partition(".")[0].rsplit("_", 1)[-1],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
         "artifactId": artifact["artifactId"], "announcedId": announced.ok(200)["artifactId"],
-        "section": "guide", "document": "observing",
+        "section": "guide", "name": "go", "document": "observing",
         "permissionRequestId": asked.ok(200)["permissionRequestId"],
     })  # fmt: skip
 
@@ -113,6 +118,18 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "files.list": {},
     "files.check": {"selectors": SELECTORS},
     "artifact.create": ANNOUNCED,
+    "group.open": {"groupKey": "drafts", "join": "first"},
+    "group.close": {"group": "of-the-world"},
+    "group.status": {"group": "of-the-world"},
+    "group.cancel": {"group": "of-the-world"},
+    "task.spawn": {"operationId": "o", "tasks": [{"title": "t", "adapter": "nobody"}]},
+    "task.children": {},
+    "task.cancel": {"tasks": ["to-cancel"]},
+    "task.outputs": {"task": "first"},
+    "task.output": {"task": "first", "outputKey": "report"},
+    "task.wait": {"operationId": "o", "on": {"kind": "timer", "seconds": 3600}},
+    "task.signal": {"operationId": "o", "task": "of-the-world", "name": "go"},
+    "run.tasks": {},
     "permission.ask": {"operationId": "second", "prompt": "May I really?"},
 }
 """A body that each operation takes, for the world's running task."""
@@ -155,6 +172,7 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/auth/keys"): lambda world: {"name": "k", "scope": "read"},
     ("POST", "/v1/auth/device/{userCode}"): lambda world: {"decision": "denied"},
     ("POST", "/v1/tasks/{taskId}/messages"): lambda world: {"mode": "steer", "message": "left"},
+    ("POST", "/v1/tasks/{taskId}/signals/{name}"): lambda world: {"payload": {"a": 1}},
     ("POST", RESPOND): lambda world: {"decision": "approved"},
     ("POST", PATH + "permission.status"): lambda world: {
         "permissionRequestId": world.names["permissionRequestId"]
@@ -215,7 +233,8 @@ for _path, _holds in {
     "/v1/runs/{run}/metrics": "parallelism", "/v1/runs/{run}/explanations": "tasks",
     "/v1/tasks/{taskId}/transcript": "entries", "/v1/projects/{projectKey}/metrics": "tokens",
     "/v1/runs/{run}/attempts": "attempts", "/v1/runs/{run}/layout": "nodes", "/v1/docs": "documents",
-    "/v1/docs/{section}/{document}": "html",
+    "/v1/docs/{section}/{document}": "html", "/v1/tasks/{taskId}/children": "children",
+    "/v1/tasks/{taskId}/groups": "groups", "/v1/tasks/{taskId}/waits": "waits",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 
@@ -788,4 +807,12 @@ def _check_workflow(world: World, path: str) -> Answer:
     assert wrong.json["problems"][0]["line"] in (1, 2)
     answer = world.api.post(path, {"text": "## a: A\nrun: true\n\nGo.", "adapter": "command"})
     assert (answer.ok(200)["ok"], len(answer.json["layout"]["nodes"])) == (True, 1)
+    return answer
+
+
+@case("POST", "/v1/tasks/{taskId}/signals/{name}")
+def _signal(world: World, path: str) -> Answer:
+    task_id = world.names["runningTaskId"]
+    answer = world.api.post(f"/v1/tasks/{task_id}/signals/go", {"payload": [1]})
+    assert (answer.ok(202)["state"], answer.json["payload"]) == ("queued", [1])
     return answer

@@ -5,10 +5,11 @@ Whatever is sent carries an `Idempotency-Key`, or a version, so an answer that w
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import quote
 
 from flakes.client.transport import Transport
-from flakes.wire import messages, permissions, reservations, workpads
+from flakes.wire import groups, messages, permissions, reservations, waits, workpads
 
 
 class SteeringMethods:
@@ -61,6 +62,39 @@ class SteeringMethods:
         body = permissions.PermissionAnswer(decision=decision, reason=reason)
         path = _path("tasks", task_id, "permissions", permission_id, "respond")
         return await self._transport.call("POST", path, permissions.Permission, body=body, keyed=True)
+
+    # Children, groups, waits and signals
+
+    async def list_children(
+        self,
+        task_id: str,
+        *,
+        group: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> groups.Children:
+        """Children of a task in the order they were made, all or those of a group (by id or key)."""
+        params = {"group": group, "limit": limit, "cursor": cursor}
+        path = _path("tasks", task_id, "children")
+        return await self._transport.call("GET", path, groups.Children, params=params)
+
+    async def list_groups(self, task_id: str) -> groups.Groups:
+        """The groups of a task, oldest first."""
+        return await self._transport.call("GET", _path("tasks", task_id, "groups"), groups.Groups)
+
+    async def list_waits(
+        self, task_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> waits.Waits:
+        """What a task waits for and has waited for, newest first."""
+        params = {"limit": limit, "cursor": cursor}
+        path = _path("tasks", task_id, "waits")
+        return await self._transport.call("GET", path, waits.Waits, params=params)
+
+    async def send_signal(self, task_id: str, name: str, payload: Any = None) -> waits.Signal:
+        """Send a signal to a task; it is kept until the task waits for it. `task_ended` stores nothing."""
+        body = waits.SignalPost(payload=payload)
+        path = _path("tasks", task_id, "signals", name)
+        return await self._transport.call("POST", path, waits.Signal, body=body, keyed=True)
 
     # Workpads and file reservations
 

@@ -68,6 +68,22 @@ PERMISSION_EXPIRY_S_MAX: Final = 30 * 24 * 3600
 PERMISSION_WAIT_S_MAX: Final = 25.0
 """How long the server holds one poll of a request."""
 
+SPAWN_TASKS_MAX: Final = 256
+"""Children of one request."""
+CHILDREN_MAX: Final = 10_000
+"""Children of one task, over all its attempts."""
+CHILDREN_PAGE_MAX: Final = 1_000
+SPAWN_DEPTH_MAX: Final = 16
+"""Generations below a task of the graph."""
+GROUPS_PER_TASK_MAX: Final = 1_000
+WAITS_PER_TASK_MAX: Final = 20_000
+WAIT_S_MAX: Final = 366 * 24 * 3600
+WAIT_HOLD_S_MAX: Final = 25.0
+"""How long the server holds one request that waits."""
+SIGNAL_SIZE_BYTES_MAX: Final = 64 * KIB
+SIGNALS_UNREAD_MAX: Final = 1_000
+"""Signals to one task that no wait has taken."""
+
 PAGE_LENGTH_DEFAULT: Final = 50
 PAGE_LENGTH_MAX: Final = 200
 LOG_PAGE_LENGTH_MAX: Final = 1_000

@@ -98,6 +98,8 @@ class Outcome(StrEnum):
     FAILED = "failed"
     RETRYABLE = "retryable"
     """The work itself asked for another try (exit code 75)."""
+    YIELDED = "yielded"
+    """It has asked to wait for something, and gives up its slot meanwhile."""
     CANCELLED = "cancelled"
     LOST = "lost"
     """The infrastructure failed under it: a dead sandbox, host or daemon."""
@@ -154,6 +156,8 @@ def judge(
         return Verdict(E.SUCCEEDED)
     if cancel_requested or outcome is Outcome.CANCELLED:
         return Verdict(E.CANCELLED)
+    if outcome is Outcome.YIELDED:
+        return Verdict(E.YIELDED)
     if outcome is Outcome.LOST and not taken:
         delay_s = retry.backoff_s(attempts.not_taken + 1, 1.0, 60.0, jitter)
         return Verdict(E.REQUEUED, delay_s=delay_s)

@@ -22,6 +22,7 @@ from flakes.server.api import (
     documents,
     events,
     fleet,
+    groups,
     host_credentials,
     hosts,
     messages,
@@ -54,7 +55,7 @@ ENDPOINTS: list[Endpoint] = [
     *artifacts.ENDPOINTS, *observation.ENDPOINTS, *documents.ENDPOINTS, *transcripts.ENDPOINTS,
     *browser.ENDPOINTS, *password_sign_in.ENDPOINTS, *account.ENDPOINTS, *keys.ENDPOINTS,
     *device.ENDPOINTS, *oidc.ENDPOINTS,
-    *hosts.ENDPOINTS, *host_credentials.ENDPOINTS, *bindings.ENDPOINTS,
+    *hosts.ENDPOINTS, *host_credentials.ENDPOINTS, *bindings.ENDPOINTS, *groups.ENDPOINTS,
 ]  # fmt: skip
 
 

@@ -53,6 +53,8 @@ from flakes.server.loops.scheduler import INTERVAL_S as SCHEDULER_S
 from flakes.server.loops.scheduler import Scheduler
 from flakes.server.loops.tail import IDLE_S as TAIL_S
 from flakes.server.loops.tail import Tail
+from flakes.server.loops.timers import INTERVAL_S as TIMERS_S
+from flakes.server.loops.timers import Timers
 from flakes.server.plane import Plane
 from flakes.store import accounts, leader, migrate, replicas
 from flakes.store.blobs import BlobStore
@@ -143,6 +145,7 @@ def _loops(
         keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
         keep_running("garbage", Garbage(plane, leadership).run_once, interval_s=GARBAGE_S, wake=plane.garbage),
         keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),
+        keep_running("timers", Timers(plane, leadership).run_once, interval_s=TIMERS_S),
         keep_running("presence", presence.run_once, interval_s=PRESENCE_S),
         keep_running("listening", Listening(plane).run_once, interval_s=LISTENING_S),
         keep_running("calls", Calls(plane).run_once, interval_s=CALLS_S, wake=plane.replicas.untold),
@@ -193,6 +196,7 @@ class _Server(uvicorn.Server):
         self._plane.hub.close_all()
         self._plane.subscriptions.close()
         self._plane.answers.close()
+        self._plane.held.close()
         self._plane.log_readers.close()
         await super().shutdown(sockets)
 

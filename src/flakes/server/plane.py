@@ -17,19 +17,21 @@ from flakes.server.auth.mail import Mailer
 from flakes.server.auth.passwords import Hashing
 from flakes.server.auth.provider import Provider
 from flakes.server.batches import BatchWriter
+from flakes.server.held import Held
 from flakes.server.replicas import Replicas
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import LogReaders, Subscriptions, Wake
-from flakes.store import logs, messages, offers, transcripts, transitions
+from flakes.store import joins, logs, messages, offers, transcripts, transitions
 from flakes.store.accounts import Identity, identify
 from flakes.store.blobs import BlobStore
 from flakes.store.database import Database
 from flakes.store.identifiers import new_id
 from flakes.store.interventions import Intervention
+from flakes.store.ledger import Ledger
 from flakes.store.transitions import Applied, End, Move
 from flakes.store.uploads import Uploads
 from flakes.wire.config import ServerConfig
-from flakes.wire.replicas import ANSWERED, EVENTS, LOGS, READY, about
+from flakes.wire.replicas import ANSWERED, EVENTS, LOGS, READY, SETTLED, about
 from flakes.wire.sandbox_stream import Assign, Assignment, InputState, LogLines, TranscriptChunk
 
 
@@ -77,6 +79,7 @@ class Plane:
         self.transcripts = BatchWriter("transcripts", self._append_transcripts, batch_max=100)
         self.inputs = BatchWriter("inputs", self._report_inputs, batch_max=500)
         self.answers = Answers()
+        self.held = Held()
         self.leading = False
         self.live = LiveStreams()
         self.hashing = Hashing()
@@ -136,13 +139,30 @@ class Plane:
 
     def deliver(self, done: Intervention, reason: str | None) -> None:
         """Send the cancels of an intervention and wake whoever should look."""
+        self.stop(done.cancel, reason or "cancelled")
+        self.settled(done.settled)
+        self.wrote(ready=done.ready)
+
+    def stop(self, attempts: Sequence[tuple[str, str]], reason: str) -> None:
+        """Tell sandboxes to stop (sandbox id, assignment id) pairs; that they are to is committed."""
         by_sandbox: dict[str, list[str]] = {}
-        for sandbox_id, assignment_id in done.cancel:
+        for sandbox_id, assignment_id in attempts:
             by_sandbox.setdefault(sandbox_id, []).append(assignment_id)
         for sandbox_id, assignment_ids in by_sandbox.items():
-            if not self.hub.cancel(sandbox_id, assignment_ids, reason or "cancelled"):
+            if not self.hub.cancel(sandbox_id, assignment_ids, reason):
                 self.replicas.call(sandbox_id)
-        self.wrote(ready=done.ready)
+
+    def joined(self, ledger: Ledger, reason: str = "cancelled") -> None:
+        """A transaction has committed in which tasks ended, or waits: tell whom it concerns."""
+        self.stop(ledger.stops, reason)
+        self.settled(ledger.settled)
+        self.wrote(ready=ledger.ready)
+
+    def settled(self, wait_ids: Sequence[str]) -> None:
+        """Waits are over, and that is committed: whoever is held for one looks."""
+        for wait_id in wait_ids:
+            self.held.publish(wait_id)
+            self.replicas.tell(about(SETTLED, wait_id))
 
     def wrote(self, *, ready: int = 0, freed: int = 0) -> None:
         """A transaction with events has committed."""
@@ -164,6 +184,8 @@ class Plane:
     async def _apply_moves(self, moves: Sequence[Move]) -> Applied:
         async with self.database.pipelined() as conn:
             applied = await transitions.apply(conn, moves)
+        self.stop(applied.stops, joins.PARENT_ENDED)
+        self.settled(applied.settled)
         self.wrote(ready=applied.ready, freed=applied.freed)
         return applied
 

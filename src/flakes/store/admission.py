@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from flakes.core.task import TaskStatus
-from flakes.store import input_artifacts, runs, settlement
+from flakes.store import input_artifacts, joins, runs, settlement
 from flakes.store.classes import class_ids
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.definitions import check_definition, check_graph
@@ -26,11 +26,12 @@ from flakes.wire.tasks import TaskDefinition
 _INSERT_TASKS = Query("""
     insert into tasks (task_id, run_id, task_key, class_id, title, adapter, status, optional, priority,
                        failure_policy, attempts_max, backoff_s, backoff_s_max, pending_count,
-                       admitted_at, queued_at)
+                       admitted_at, queued_at, parent_task_id, root_task_id, group_id, depth, detached)
     select u.task_id, %(run_id)s, u.task_key, u.class_id, u.title, u.adapter, u.status, u.optional,
            u.priority, u.failure_policy, u.attempts_max, u.backoff_s, u.backoff_s_max,
            u.pending_count, case when u.status <> 'SAVED' then now() end,
-           case when u.status = 'QUEUED' then now() end
+           case when u.status = 'QUEUED' then now() end,
+           %(parent_id)s, %(root_id)s, %(group_id)s, %(depth)s, %(detached)s
     from unnest(%(task_ids)s::text[], %(keys)s::text[], %(class_ids)s::integer[], %(titles)s::text[],
                 %(adapters)s::text[], %(optional)s::boolean[], %(priorities)s::integer[],
                 %(policies)s::text[], %(attempts_max)s::smallint[], %(backoffs)s::real[],
@@ -89,6 +90,19 @@ _ADMIT = Query("""
 
 _GRAPH_SEEN = Query("""
     insert into run_graphs (run_id, digest) values (%(run_id)s, %(digest)s) on conflict do nothing""")
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a task comes from; nothing of it for a task of the graph."""
+
+    parent_id: str | None = None
+    root_id: str | None = None
+    group_id: str | None = None
+    depth: int = 0
+    detached: bool = False
+
+
+_OF_THE_GRAPH = Lineage()
 
 Saved = Sequence[tuple[str, str, TaskDefinition]]
 """(task id, task key, definition) of tasks to write or admit."""
@@ -159,8 +173,19 @@ async def admit(
         status = TaskStatus.BLOCKED if waits else TaskStatus.QUEUED
         ledger.move(run_id, TaskStatus.SAVED, status, optional=definition.optional)
     ready = await _enter(conn, ledger, run_id, saved, plan)
+    await joins.settle(conn, ledger)
     await ledger.flush(conn)
-    return run_id, [task_id for task_id, _, _ in saved], ready
+    return run_id, [task_id for task_id, _, _ in saved], ready + ledger.ready
+
+
+async def append(
+    conn: Connection, owner_id: str, ledger: Ledger, run_id: str, saved: Saved, lineage: Lineage
+) -> int:
+    """Write and admit children of a task; how many are ready. The caller has checked the definitions, holds
+    the lock of the run, settles joins, and flushes."""
+    plan = await _plan(conn, run_id, saved)
+    await _insert(conn, ledger, owner_id, run_id, saved, plan, lineage)
+    return await _enter(conn, ledger, run_id, saved, plan)
 
 
 async def graph(
@@ -191,6 +216,7 @@ async def graph(
     ready = await _enter(conn, ledger, run_id, saved, plan)
     if body.close:
         await runs.close_locked(conn, ledger, run_id)
+    await joins.settle(conn, ledger)
     await ledger.flush(conn)
     return run_id, ready, True
 
@@ -256,6 +282,7 @@ async def _insert(
     run_id: str,
     saved: Saved,
     plan: _Plan | None = None,
+    lineage: Lineage = _OF_THE_GRAPH,
 ) -> None:
     """Write new tasks: as SAVED, or admitted already where a plan says how."""
     shapes = [(d.adapter, tuple(sorted(set(d.required_capabilities)))) for _, _, d in saved]
@@ -278,6 +305,8 @@ async def _insert(
         "backoffs": [d.retry.backoff_s for _, _, d in saved],
         "backoffs_max": [d.retry.max_backoff_s for _, _, d in saved],
         "statuses": [str(status) for status in statuses], "pending": pending,
+        "parent_id": lineage.parent_id, "root_id": lineage.root_id, "group_id": lineage.group_id,
+        "depth": lineage.depth, "detached": lineage.detached,
     })  # fmt: skip
     definitions = [encode(_stored(key, definition)).decode() for _, key, definition in saved]
     await run(conn, _WRITE_PAYLOADS, {"task_ids": task_ids, "definitions": definitions})

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 from flakes.core.graph import BlockedTask, DependencyFailurePolicy, settle
 from flakes.core.task import TERMINAL, TaskEvent, TaskStatus
-from flakes.store import runs, settlement
+from flakes.store import cancels, joins, runs, settlement
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.ledger import Ledger
-from flakes.wire.codec import encode
 from flakes.wire.errors import ApiError, not_found
 
 _FIND = Query("""
@@ -23,7 +22,9 @@ _FIND = Query("""
     where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
 
 _TASKS = Query("""
-    select task_id, status, optional from tasks
+    select task_id, run_id, status, optional,
+           parent_task_id is not null or child_count > 0 or wait_count > 0
+    from tasks
     where run_id = %(run_id)s and (%(task_ids)s::text[] is null or task_id = any(%(task_ids)s))
       and status = any(%(statuses)s)""")
 
@@ -32,27 +33,6 @@ _RETRYABLE = Query("""
     select task_id from tasks
     where run_id = %(run_id)s and (%(task_ids)s::text[] is null or task_id = any(%(task_ids)s))
       and status in ('FAILED', 'CANCELLED') and admitted_at is not null""")
-
-_UNREADY = Query("delete from ready_tasks where task_id = any(%(task_ids)s)")
-
-_WITHDRAW = Query("""
-    update assignments set state = 'cancelled', live = false, ended_at = now(), reason = %(reason)s
-    where task_id = any(%(task_ids)s) and live and state = 'offered'
-    returning sandbox_id, assignment_id""")
-
-_CANCEL = Query("""
-    update tasks set status = 'CANCELLED', finished_at = now(), next_attempt_at = null,
-        cancel_requested_at = now(), cancel_reason = %(reason)s, error = %(error)s::json
-    where task_id = any(%(task_ids)s)""")
-
-_REQUEST_CANCEL = Query("""
-    update tasks set cancel_requested_at = now(), cancel_reason = %(reason)s
-    where task_id = any(%(task_ids)s) and cancel_requested_at is null
-    returning task_id""")
-
-_LIVE_OF = Query("""
-    select sandbox_id, assignment_id from assignments
-    where task_id = any(%(task_ids)s) and live and state = 'accepted'""")
 
 _CANCEL_RUN = Query("""
     update runs set cancel_requested_at = coalesce(cancel_requested_at, now()),
@@ -83,6 +63,16 @@ _FAILED_BEHIND = Query("""
     )
     select t.task_id from behind join tasks t using (task_id)
     where t.error ->> 'code' in ('dependency_failed', 'dependency_cancelled')""")
+
+_CANCELLED_WITH = Query("""
+    with recursive below as (
+        select c.task_id from tasks c
+        where c.parent_task_id = any(%(task_ids)s) and c.status = 'CANCELLED' and c.cancel_reason = %(reason)s
+        union
+        select c.task_id from below join tasks c on c.parent_task_id = below.task_id
+        where c.status = 'CANCELLED' and c.cancel_reason = %(reason)s
+    )
+    select task_id from below""")
 
 _POLICIES = Query("""
     select task_id, failure_policy, status, optional from tasks where task_id = any(%(task_ids)s)""")
@@ -120,6 +110,8 @@ class Intervention:
     run_id: str
     cancel: list[tuple[str, str]] = field(default_factory=list)
     ready: int = 0
+    settled: list[str] = field(default_factory=list)
+    """Waits that are over with it."""
 
 
 async def cancel_task(
@@ -176,32 +168,13 @@ async def _cancel_locked_run(
 async def _cancel(
     conn: Connection, ledger: Ledger, run_id: str, task_ids: list[str] | None, reason: str | None
 ) -> Intervention:
-    done = Intervention(run_id)
     live = [str(s) for s in TaskStatus if s not in TERMINAL]
     found = await rows(conn, _TASKS, {"run_id": run_id, "task_ids": task_ids, "statuses": live})
-    running = [r[0] for r in found if r[1] == TaskStatus.RUNNING]
-    still = [r for r in found if r[1] != TaskStatus.RUNNING]
-    if still:
-        ids = [r[0] for r in still]
-        # The scheduler may be offering one of these: its claim holds the ready row until it commits,
-        # so after this delete every offer is visible to the next statement.
-        await run(conn, _UNREADY, {"task_ids": ids})
-        text = reason or "cancelled"
-        done.cancel += await rows(conn, _WITHDRAW, {"task_ids": ids, "reason": text})
-        error = {"code": "cancelled", "message": text}
-        params = {"task_ids": ids, "reason": reason, "error": encode(error).decode()}
-        await run(conn, _CANCEL, params)
-        for task_id, status, optional in still:
-            ledger.move(run_id, TaskStatus(status), TaskStatus.CANCELLED, optional=optional)
-            ledger.event(run_id, "task.cancelled", task_id, {"reason": reason, "from": status})
-        if task_ids is not None:
-            done.ready += await settlement.after_failure(conn, ledger, ids)
-    if running:
-        asked = await rows(conn, _REQUEST_CANCEL, {"task_ids": running, "reason": reason})
-        for (task_id,) in asked:
-            ledger.event(run_id, "task.cancel_requested", task_id, {"reason": reason})
-        done.cancel += await rows(conn, _LIVE_OF, {"task_ids": running})
-    return done
+    ready = await cancels.cancel(
+        conn, ledger, [cancels.Live(*fields) for fields in found], reason, settles=task_ids is not None
+    )
+    await joins.settle(conn, ledger)
+    return Intervention(run_id, ledger.stops, ready + ledger.ready, ledger.settled)
 
 
 async def retry_task(conn: Connection, owner_id: str, task_id: str) -> Intervention:
@@ -235,7 +208,9 @@ async def _retry(
     conn: Connection, ledger: Ledger, run_id: str, task_ids: list[str], *, strict: bool
 ) -> Intervention:
     behind = [r[0] for r in await rows(conn, _FAILED_BEHIND, {"task_ids": task_ids})]
-    ids = {*task_ids, *behind}
+    below = {"task_ids": [*task_ids, *behind], "reason": joins.PARENT_ENDED}
+    children = [r[0] for r in await rows(conn, _CANCELLED_WITH, below)]
+    ids = {*task_ids, *behind, *children}
     tasks = {r[0]: r[1:] for r in await rows(conn, _POLICIES, {"task_ids": sorted(ids)})}
     edges = await rows(conn, _DEPENDENCIES, {"task_ids": sorted(ids)})
     ending = _would_end_at_once(tasks, edges)
@@ -265,7 +240,9 @@ async def _retry(
         ledger.move(run_id, TaskStatus(status), new, optional=optional)
         ledger.event(run_id, "task.queued", task_id, {"reason": "retried", "status": new})
     await _recount(conn, list(pending))
-    return Intervention(run_id, ready=sum(not n for n in pending.values()))
+    await joins.reopen(conn, ledger, list(pending))
+    ready = sum(not n for n in pending.values()) + ledger.ready
+    return Intervention(run_id, ready=ready, settled=ledger.settled)
 
 
 def _would_end_at_once(

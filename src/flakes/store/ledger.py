@@ -3,6 +3,9 @@
 Whoever changes tasks opens a ledger first. `lock` takes the run rows in id order, which is the first and
 only lock that task changes need; `move` keeps the counts; `flush` derives each run's state from its
 counts by `core.run`, writes what changed and appends the events. Nothing is written before `flush`.
+
+Tasks that end and have parents, children or waits are noted with `end`; whoever notes any calls
+`joins.settle` before `flush`.
 """
 
 from __future__ import annotations
@@ -88,6 +91,14 @@ class Ledger:
     task_ids: list[str | None] = field(default_factory=list)
     types: list[str] = field(default_factory=list)
     data: list[str | None] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    """Tasks that have ended and concern others, until `joins.settle` has looked at them."""
+    stops: list[tuple[str, str]] = field(default_factory=list)
+    """(sandbox id, assignment id) of attempts that are to be stopped, to be told after the commit."""
+    ready: int = 0
+    """Tasks that `joins.settle` has made ready."""
+    settled: list[str] = field(default_factory=list)
+    """Waits that are over, to be told after the commit to whoever is held."""
 
     @classmethod
     async def lock(cls, conn: Connection, run_ids: Collection[str]) -> Ledger:
@@ -112,6 +123,11 @@ class Ledger:
                 counts[_INDEX[new]] += 1
         locked.changed = True
 
+    def end(self, task_id: str, *, concerns: bool) -> None:
+        """A task has ended; `concerns` says whether it has a parent, children or waits."""
+        if concerns:
+            self.ended.append(task_id)
+
     def event(
         self,
         run_id: str,
@@ -128,6 +144,7 @@ class Ledger:
 
     async def flush(self, conn: Connection) -> bool:
         """Write changed runs and all events; True when any event was written."""
+        assert not self.ended, "joins.settle comes first"
         changed = [locked for locked in self.runs.values() if locked.changed]
         for locked in changed:
             state = locked.derived()

@@ -94,6 +94,16 @@ _DELETE = Query("""
         delete from workpads where task_id in (select task_id from gone)
     ), pad_versions as (
         delete from workpad_versions where task_id in (select task_id from gone)
+    ), groups as (
+        delete from task_groups where run_id = %(run_id)s
+    ), spawned as (
+        delete from task_spawns where task_id in (select task_id from gone)
+    ), waited as (
+        delete from waits where run_id = %(run_id)s
+    ), awaited as (
+        delete from wait_members where task_id in (select task_id from gone)
+    ), signalled as (
+        delete from signals where run_id = %(run_id)s
     ), reservations as (
         delete from file_reservations where run_id = %(run_id)s
     )

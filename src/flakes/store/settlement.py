@@ -44,7 +44,8 @@ DOWNSTREAM = Query("""
         join tasks t on t.task_id = d.task_id
         where t.status = 'BLOCKED'
     )
-    select t.task_id, t.run_id, t.failure_policy, t.optional, d.depends_on, s.status, s.task_key
+    select t.task_id, t.run_id, t.failure_policy, t.optional, d.depends_on, s.status, s.task_key,
+           t.parent_task_id is not null or t.child_count > 0 or t.wait_count > 0
     from down
     join tasks t on t.task_id = down.task_id
     join task_dependencies d on d.task_id = t.task_id
@@ -81,11 +82,14 @@ async def after_failure(conn: Connection, ledger: Ledger, task_ids: Collection[s
     The ended tasks' own rows must be written before this is called: it reads their states.
     """
     blocked: dict[str, tuple[str, str, bool, list[str]]] = {}
+    concerning: set[str] = set()
     statuses: dict[str, TaskStatus] = {}
     keys: dict[str, str] = {}
-    for task_id, run_id, policy, optional, depends_on, status, key in await rows(
+    for task_id, run_id, policy, optional, depends_on, status, key, concerns in await rows(
         conn, DOWNSTREAM, {"task_ids": list(task_ids)}
     ):
+        if concerns:
+            concerning.add(task_id)
         blocked.setdefault(task_id, (run_id, policy, optional, []))[3].append(depends_on)
         statuses[depends_on] = TaskStatus(status)
         keys[depends_on] = key
@@ -127,6 +131,7 @@ async def after_failure(conn: Connection, ledger: Ledger, task_ids: Collection[s
         writes.append((task.task_id, status, 0, encode(error).decode()))
         type_ = "task.failed" if status is TaskStatus.FAILED else "task.cancelled"
         ledger.event(run_id, type_, task.task_id, {"error": error})
+        ledger.end(task.task_id, concerns=task.task_id in concerning)
     await run(conn, WRITE_BLOCKED, {
         "task_ids": [w[0] for w in writes], "statuses": [str(w[1]) for w in writes],
         "pending": [w[2] for w in writes], "errors": [w[3] for w in writes],

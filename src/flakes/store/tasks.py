@@ -57,6 +57,16 @@ _SHORT = Query(f"""
 
 _ID_OF_KEY = Query("select task_id from tasks where run_id = %(run_id)s and task_key = %(key)s")
 
+_OF_RUN = Query("""
+    select task_id from tasks
+    where run_id = %(run_id)s and (task_id = %(task)s or task_key = %(task)s)""")
+
+_RELATIVE = Query("""
+    select r.task_id, r.status from tasks r
+    where (r.task_id = %(name)s or r.task_key = %(name)s)
+      and (r.parent_task_id = %(task_id)s
+           or r.task_id = (select parent_task_id from tasks where task_id = %(task_id)s))""")
+
 _OWNED = Query("""
     select t.run_id, t.status from tasks t join runs r using (run_id)
     where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
@@ -129,6 +139,22 @@ async def id_of(conn: Connection, owner_id: str, run_reference: str, key: str) -
     if found is None:
         raise not_found("task")
     return found[0]
+
+
+async def of_run(conn: Connection, run_id: str, reference: str) -> str:
+    """The id of a task of this run, by id or key, or 404."""
+    found = await row(conn, _OF_RUN, {"run_id": run_id, "task": reference})
+    if found is None:
+        raise not_found("task")
+    return found[0]
+
+
+async def relative(conn: Connection, task_id: str, reference: str) -> tuple[str, str]:
+    """Id and status of the parent or a child of a task, by id or key, or 404."""
+    found = await row(conn, _RELATIVE, {"task_id": task_id, "name": reference})
+    if found is None:
+        raise not_found("task")
+    return found[0], found[1]
 
 
 async def require(conn: Connection, owner_id: str, task_id: str) -> tuple[str, TaskStatus]:

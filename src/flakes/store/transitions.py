@@ -15,7 +15,7 @@ from typing import Any
 
 from flakes.core.assignment import TRANSITIONS, AssignmentState
 from flakes.core.task import Attempts, Outcome, TaskEvent, TaskStatus, Verdict, judge, withdrawn
-from flakes.store import messages, permissions, settlement
+from flakes.store import joins, messages, permissions, settlement
 from flakes.store.database import Connection, Query, literal, rows, run
 from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
 from flakes.wire.codec import encode
@@ -27,7 +27,8 @@ LOAD = Query("""
            exists (select from messages m where m.assignment_id = a.assignment_id
                      and m.state in ('queued', 'delivered'))
            or exists (select from permissions p where p.assignment_id = a.assignment_id
-                        and p.status = 'pending')
+                        and p.status = 'pending'),
+           t.parent_task_id is not null or t.child_count > 0 or t.wait_count > 0
     from assignments a join tasks t on t.task_id = a.task_id
     where a.assignment_id = any(%(assignment_ids)s)""")
 
@@ -42,6 +43,11 @@ _POLICY = Query("""
                    where b.task_id = t.task_id and b.accepted_at is not null), ''))
     from tasks t join task_payloads p on p.task_id = t.task_id
     where t.task_id = any(%(task_ids)s)""")
+
+# What the attempts that say so have been told to wait for, and whether any of it is settled by now.
+_YIELDING = Query("""
+    select yields_for, bool_or(state <> 'pending') from waits
+    where yields_for = any(%(assignment_ids)s) group by yields_for""")
 
 ACCEPT = Query("""
     with u as (
@@ -97,6 +103,10 @@ REQUEUE = Query("""
     )
     insert into ready_tasks (task_id, class_id, run_id, priority, queued_at, not_before)
     select task_id, class_id, run_id, priority, now(), next_attempt_at from moved""")
+
+YIELD = Query("""
+    update tasks set status = 'WAITING', error = null, next_attempt_at = null
+    where task_id = any(%(task_ids)s)""")
 
 STORE_RESULTS = Query("""
     insert into task_results (task_id, assignment_id, result)
@@ -156,12 +166,17 @@ class Applied:
     """(sandbox_id, assignment_id) that were accepted although a cancel had been asked for."""
     withdrawn: set[str] = field(default_factory=set)
     """Offers that were taken back: their sandboxes may forget them."""
+    stops: list[tuple[str, str]] = field(default_factory=list)
+    """(sandbox_id, assignment_id) of children that are to stop because their parent has ended."""
+    settled: list[str] = field(default_factory=list)
+    """Waits that are over."""
 
 
 _STATE_OF = {
     Outcome.SUCCEEDED: AssignmentState.SUCCEEDED,
     Outcome.FAILED: AssignmentState.FAILED,
     Outcome.RETRYABLE: AssignmentState.FAILED,
+    Outcome.YIELDED: AssignmentState.YIELDED,
     Outcome.CANCELLED: AssignmentState.CANCELLED,
     Outcome.LOST: AssignmentState.LOST,
     Outcome.DECLINED: AssignmentState.DECLINED,
@@ -173,8 +188,8 @@ class _Row:
 
     __slots__ = (
         "assignment_id", "attempt", "attempts_asked", "attempts_max", "backoff_s", "backoff_s_max",
-        "cancel_requested", "live", "losses", "not_taken", "optional", "ordinal", "run_id",
-        "sandbox_id", "state", "status", "talks", "task_id", "was_accepted",
+        "cancel_requested", "concerns", "live", "losses", "not_taken", "optional", "ordinal", "run_id",
+        "sandbox_id", "state", "status", "talks", "task_id", "was_accepted", "yielding",
     )  # fmt: skip
 
     def __init__(self, row: tuple[Any, ...]) -> None:
@@ -182,8 +197,11 @@ class _Row:
             self.assignment_id, self.state, self.live, self.sandbox_id, self.ordinal, self.task_id,
             self.run_id, self.status, self.optional, self.attempt, self.attempts_max, self.losses,
             self.backoff_s, self.backoff_s_max, self.cancel_requested, self.was_accepted, self.talks,
+            self.concerns,
         ) = row  # fmt: skip
         self.attempts_asked, self.not_taken = self.attempts_max, 0
+        self.yielding: bool | None = None
+        """Whether what it was told to wait for is settled; None when it was not told to wait."""
 
 
 async def apply(conn: Connection, moves: Sequence[Move]) -> Applied:
@@ -226,13 +244,24 @@ async def _learn_policies(
         move.assignment_id
         for move in moves
         if isinstance(move, Withdraw)
-        or (isinstance(move, End) and move.outcome in (Outcome.RETRYABLE, Outcome.LOST))
+        or (isinstance(move, End) and move.outcome in (*_YIELDS, Outcome.LOST))
     }
     of_tasks = {row.task_id: row for key in special if (row := found.get(key)) is not None and row.live}
     if of_tasks:
         for task_id, asked, not_taken in await rows(conn, _POLICY, {"task_ids": list(of_tasks)}):
             of_tasks[task_id].attempts_asked = asked
             of_tasks[task_id].not_taken = not_taken
+    waited = [row.assignment_id for row in of_tasks.values() if row.concerns]
+    if waited:
+        for assignment_id, settled in await rows(conn, _YIELDING, {"assignment_ids": waited}):
+            found[assignment_id].yielding = settled
+
+
+def _outcome(row: _Row, move: End) -> Outcome:
+    """What the end is. Whoever was told to wait and asks for another try yields; nobody else does."""
+    if move.outcome not in _YIELDS:
+        return move.outcome
+    return Outcome.RETRYABLE if row.yielding is None else Outcome.YIELDED
 
 
 def _may(row: _Row, move: Accept | End) -> bool:
@@ -243,8 +272,11 @@ def _may(row: _Row, move: Accept | End) -> bool:
     return _STATE_OF[move.outcome] in TRANSITIONS[AssignmentState(row.state)]
 
 
+_YIELDS = (Outcome.RETRYABLE, Outcome.YIELDED)
+"""How an attempt ends that was told to wait: a command in the task has no other word than its exit code."""
+
 _ENDED_BY_ITS_SANDBOX = frozenset(
-    {AssignmentState.SUCCEEDED, AssignmentState.FAILED, AssignmentState.CANCELLED}
+    {AssignmentState.YIELDED, AssignmentState.SUCCEEDED, AssignmentState.FAILED, AssignmentState.CANCELLED}
 )
 """What an accepted assignment can only have become by its own sandbox's report."""
 
@@ -260,6 +292,7 @@ class _Batch:
         self.finished: list[tuple[_Row, TaskStatus, str | None]] = []
         self.requeued: list[tuple[_Row, Verdict, str | None]] = []
         self.results: list[tuple[str, str, str]] = []
+        self.yielded: list[_Row] = []
 
     def refuse(self, move: Accept | End, row: _Row | None) -> None:
         """A replay of what is already recorded is fine; anything else is stale, and said so."""
@@ -268,7 +301,9 @@ class _Batch:
                 # Sent again with the result that followed it, because no ack of either arrived.
                 replay = row.was_accepted and row.state in _ENDED_BY_ITS_SANDBOX
             else:
-                replay = row.state == _STATE_OF[move.outcome]
+                replay = row.state == _STATE_OF[move.outcome] or (
+                    move.outcome in _YIELDS and row.state == AssignmentState.YIELDED
+                )
             if replay:
                 return
         self.applied.stale.add(move.assignment_id)
@@ -294,8 +329,9 @@ class _Batch:
     def end(self, row: _Row, move: End, *, at_once: bool = False) -> None:
         offered = row.state == AssignmentState.OFFERED
         row.live = False
-        row.state = _STATE_OF[move.outcome]
-        self.ends.append((row, row.state, move.reason))
+        outcome = _outcome(row, move)
+        row.state = _STATE_OF[outcome]
+        self.ends.append((row, row.state, "" if outcome is Outcome.YIELDED else move.reason))
         self.applied.ended += 1
         self.applied.freed += 1
         attempts = Attempts(
@@ -306,10 +342,13 @@ class _Batch:
             withdrawn(cancel_requested=row.cancel_requested)
             if at_once
             else judge(
-                move.outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random(),  # noqa: S311
+                outcome, attempts, cancel_requested=row.cancel_requested, jitter=random.random(),  # noqa: S311
                 taken=not offered,
             )
         )  # fmt: skip
+        if verdict.event is TaskEvent.YIELDED:
+            self._yield(row)
+            return
         reported = move.error
         if reported is None and verdict.event is TaskEvent.FAILED:
             # Nobody is left with a failure that says nothing.
@@ -330,9 +369,24 @@ class _Batch:
         }[verdict.event]
         self.finished.append((row, status, error))
         self.ledger.move(row.run_id, old, status, optional=row.optional)
+        self.ledger.end(row.task_id, concerns=row.concerns)
         self.ledger.event(row.run_id, f"task.{status.lower()}", row.task_id, data)
         if move.result is not None:
             self.results.append((row.task_id, row.assignment_id, move.result.decode()))
+
+    def _yield(self, row: _Row) -> None:
+        """What it waits for may be settled by now: then the task goes on at once."""
+        data = {"assignmentId": row.assignment_id, "outcome": Outcome.YIELDED}
+        self.ledger.event(row.run_id, "attempt.ended", row.task_id, data)
+        if row.yielding:
+            self.requeued.append((row, Verdict(TaskEvent.REQUEUED), None))
+            self.applied.ready += 1
+            self.ledger.move(row.run_id, TaskStatus.RUNNING, TaskStatus.QUEUED, optional=row.optional)
+            self.ledger.event(row.run_id, "task.queued", row.task_id, {"reason": "wait_settled"})
+            return
+        self.yielded.append(row)
+        self.ledger.move(row.run_id, TaskStatus.RUNNING, TaskStatus.WAITING, optional=row.optional)
+        self.ledger.event(row.run_id, "task.waiting", row.task_id, {"assignmentId": row.assignment_id})
 
     def _requeue(
         self, row: _Row, verdict: Verdict, old: TaskStatus, error: str | None, data: dict[str, Any]
@@ -356,6 +410,10 @@ class _Batch:
         if bad:
             self.applied.ready += await settlement.after_failure(conn, self.ledger, bad)
         await self._end_talks(conn)
+        await joins.settle(conn, self.ledger)
+        self.applied.ready += self.ledger.ready
+        self.applied.stops += self.ledger.stops
+        self.applied.settled += self.ledger.settled
         await self.ledger.flush(conn)
 
     async def _end_talks(self, conn: Connection) -> None:
@@ -398,6 +456,8 @@ class _Batch:
                 "delays": [verdict.delay_s for _, verdict, _ in self.requeued],
                 "errors": [error for _, _, error in self.requeued],
             })  # fmt: skip
+        if self.yielded:
+            await run(conn, YIELD, {"task_ids": [row.task_id for row in self.yielded]})
         if self.results:
             await run(conn, STORE_RESULTS, {
                 "task_ids": [r[0] for r in self.results],

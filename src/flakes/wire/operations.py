@@ -25,6 +25,21 @@ from flakes.wire.artifacts import (
     ArtifactUpload,
 )
 from flakes.wire.codec import Body
+from flakes.wire.groups import (
+    Children,
+    ChildrenCancel,
+    ChildrenRead,
+    Group,
+    GroupCancel,
+    GroupName,
+    GroupOpen,
+    OutputPiece,
+    OutputRead,
+    OutputsRead,
+    Spawned,
+    TaskSpawn,
+    TasksRead,
+)
 from flakes.wire.inbox import InboxConsume, InboxConsumed, InboxMessages, InboxRead
 from flakes.wire.permissions import Permission, PermissionAsk, PermissionPoll
 from flakes.wire.reservations import (
@@ -35,7 +50,14 @@ from flakes.wire.reservations import (
     FilesReserve,
     Reservations,
 )
+from flakes.wire.tasks import TaskResult, Tasks
+from flakes.wire.waits import Signal, SignalSend, Wait, WaitFor
 from flakes.wire.workpads import Workpad, WorkpadPut
+
+SPAWN: Final = "flakes.tasks.spawn"
+"""The grant to make children and to cancel them."""
+GROUPS: Final = "flakes.groups"
+"""The grant to open, close and cancel groups of children."""
 
 
 class Empty(Body, frozen=True, kw_only=True):
@@ -110,6 +132,56 @@ OPERATIONS: Final[dict[str, Operation]] = {
         words=("artifacts", "fetch"),
         errors=("not_found", "artifact_pending", "range_not_satisfiable", "storage_full"), pieces=True,
     ),
+    "group.open": Operation(
+        GroupOpen, Group, "Open a group of children, or find the one opened under this key.", grant=GROUPS,
+        words=("groups", "open"), errors=("operation_conflict", "limit_exceeded"),
+    ),
+    "group.close": Operation(
+        GroupName, Group, "Close a group: no more children, and it can be awaited.", grant=GROUPS,
+        words=("groups", "close"), errors=("not_found",),
+    ),
+    "group.status": Operation(
+        GroupName, Group, "Say how a group of this task stands.", words=("groups", "status"),
+        errors=("not_found",),
+    ),
+    "group.cancel": Operation(
+        GroupCancel, Group, "Cancel what still lives of a group.", grant=GROUPS,
+        words=("groups", "cancel"), errors=("not_found",),
+    ),
+    "task.spawn": Operation(
+        TaskSpawn, Spawned, "Make children of this task, all or none, and admit them.", grant=SPAWN,
+        words=("tasks", "spawn"),
+        errors=("operation_conflict", "group_closed", "wait_deadlock", "run_conflict", "run_closed",
+                "run_deleting", "graph_invalid", "limit_exceeded", "artifact_pending", "not_found"),
+    ),
+    "task.children": Operation(
+        ChildrenRead, Children, "List the children of this task, all or those of a group.",
+        words=("tasks", "children"), errors=("not_found",),
+    ),
+    "task.cancel": Operation(
+        ChildrenCancel, Children, "Cancel children of this task.", grant=SPAWN, words=("tasks", "cancel"),
+        errors=("not_found",),
+    ),
+    "task.outputs": Operation(
+        OutputsRead, TaskResult, "Read what an ended task of the run left behind.",
+        words=("tasks", "outputs"), errors=("not_found", "result_not_ready"),
+    ),
+    "task.output": Operation(
+        OutputRead, OutputPiece, "Read a piece of an output of an ended task of the run.",
+        words=("tasks", "output"),
+        errors=("not_found", "result_not_ready", "range_not_satisfiable", "storage_full"), pieces=True,
+    ),
+    "task.wait": Operation(
+        WaitFor, Wait, "Wait for a group, children, a time or a signal; held a while, then to be yielded for.",
+        words=("wait",), waits=True,
+        errors=("operation_conflict", "group_open", "wait_unsatisfiable", "wait_stalled", "limit_exceeded",
+                "not_found"),
+    ),
+    "task.signal": Operation(
+        SignalSend, Signal, "Send a signal to the parent or a child of this task.",
+        words=("tasks", "signal"), errors=("operation_conflict", "task_ended", "limit_exceeded", "not_found"),
+    ),
+    "run.tasks": Operation(TasksRead, Tasks, "List the tasks of the run.", words=("tasks", "list")),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""
 

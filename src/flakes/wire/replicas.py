@@ -22,6 +22,9 @@ LOGS: Final = "logs"
 ANSWERED: Final = "answered"
 """`answered:<permission id>`: the request is decided."""
 
+SETTLED: Final = "settled"
+"""`settled:<wait id>`: the wait is over."""
+
 
 class Notice(Frozen, frozen=True, kw_only=True):
     """One notification: who says it, whom it calls, and what is new for everybody."""

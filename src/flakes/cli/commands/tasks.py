@@ -342,6 +342,77 @@ async def messages(
 
 @tasks.command()
 @click.argument("task")
+@click.argument("name")
+@click.option("--payload", metavar="JSON", help="What it carries; nothing otherwise.")
+@remote_options
+@asks
+async def signal(client: Client, output: Output, task: str, name: str, payload: str | None) -> None:
+    """Send a signal to a task. It is kept until the task waits for it."""
+    try:
+        carried = None if payload is None else json.loads(payload)
+    except ValueError as error:
+        raise click.UsageError(f"--payload is not JSON: {error}") from error
+    sent = await client.send_signal(await client.task_id(task), name, carried)
+    if output.as_json:
+        output.data(sent)
+    else:
+        output.line("sent  ", dim("taken by a wait" if sent.state == "consumed" else "kept until the task waits for it"))
+
+
+@tasks.command()
+@click.argument("task")
+@click.option("--group", metavar="GROUP", help="Only those of a group: its key or id.")
+@page_options
+@remote_options
+@asks
+async def children(
+    client: Client, output: Output, task: str, group: str | None, limit: int | None, cursor: str | None
+) -> None:
+    """List the children that a task has made."""
+    task_id = await client.task_id(task)
+    page = await client.list_children(task_id, group=group, limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    output.table(
+        [
+            [states.state(each.status), each.task_key, shortened(one_line(each.title), 60), dim(each.task_id)]
+            for each in page.children
+        ],
+        ["STATE", "TASK", "TITLE", "ID"],
+    )  # fmt: skip
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
+@tasks.command()
+@click.argument("task")
+@page_options
+@remote_options
+@asks
+async def waits(
+    client: Client, output: Output, task: str, limit: int | None, cursor: str | None
+) -> None:
+    """List what a task waits for and has waited for, the newest first."""
+    task_id = await client.task_id(task)
+    page = await client.list_waits(task_id, limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    output.table(
+        [
+            [each.state, each.kind, each.group_id or each.signal_name or "", each.verdict or "",
+             dim(moment(each.created_at))]
+            for each in page.waits
+        ],
+        ["STATE", "KIND", "FOR", "VERDICT", "SINCE"],
+    )  # fmt: skip
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
+@tasks.command()
+@click.argument("task")
 @click.option("--limit", type=click.IntRange(1, 500), help="At most this many (default 100).")
 @click.option("--after", metavar="CURSOR", help="Only what came after this cursor.")
 @remote_options

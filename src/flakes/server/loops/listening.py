@@ -12,7 +12,7 @@ import structlog
 
 from flakes.server.plane import Plane
 from flakes.store import replicas
-from flakes.wire.replicas import ANSWERED, EVENTS, LOGS, MOVED, READY, Notice
+from flakes.wire.replicas import ANSWERED, EVENTS, LOGS, MOVED, READY, SETTLED, Notice
 
 INTERVAL_S = 0.5
 """How late it begins when another replica has come, or the connection is lost."""
@@ -51,6 +51,7 @@ class Listening:
         plane.changed.set()
         plane.schedule.set()
         plane.answers.publish_all()
+        plane.held.publish_all()
         plane.log_readers.publish_all()
 
     def _take(self, notice: Notice) -> None:
@@ -69,3 +70,5 @@ class Listening:
                 plane.log_readers.publish([subject_id])
             elif what == ANSWERED:
                 plane.answers.publish(subject_id)
+            elif what == SETTLED:
+                plane.held.publish(subject_id)

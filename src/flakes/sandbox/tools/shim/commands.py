@@ -48,6 +48,24 @@ class Given:
         self.all = "--all" in flags
         self.no_wait = "--no-wait" in flags
         self.raw = "--raw" in flags
+        self.flags = flags
+
+    def seconds(self, name: str) -> float:
+        """The value of an option that is a number of seconds."""
+        try:
+            seconds = float(self.values[name])
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds <= 366 * 86_400:
+            raise refusal("usage", f"{name} is not a number of seconds: {self.values[name][:40]!r}", f"{name} 60")
+        return seconds
+
+    def number(self, name: str) -> int:
+        """The value of an option that is a whole number."""
+        value = self.values[name]
+        if not value.isdigit() or len(value) > 9:
+            raise refusal("usage", f"{name} is not a number: {value[:40]!r}", f"{name} 2")
+        return int(value)
 
 
 COMMANDS: dict[tuple[str, ...], Command] = {
@@ -93,6 +111,55 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("artifacts", "fetch"): Command(
         "artifact.read", "artifacts", "Fetch an artifact of the run, or of the task's inputs, to stdout or a file.",
         {"--output": True, "--raw": False}, paths=False, words="ARTIFACT", short={"-o": "--output"},
+    ),
+    ("groups", "open"): Command(
+        "group.open", "groups", "Open a group of children, or find the one of this key.",
+        {"--name": True, "--join": True, "--quorum": True, "--max-children": True}, paths=False, words="KEY",
+    ),
+    ("groups", "close"): Command(
+        "group.close", "groups", "Close a group: no more children, and it can be awaited.", {}, paths=False,
+        words="KEY",
+    ),
+    ("groups", "status"): Command(
+        "group.status", "groups", "Say how a group stands.", {}, paths=False, words="KEY",
+    ),
+    ("groups", "cancel"): Command(
+        "group.cancel", "groups", "Cancel what lives of a group.", {"--reason": True}, paths=False, words="KEY",
+    ),
+    ("tasks", "spawn"): Command(
+        "task.spawn", "children", "Make a child of this task, or those that a JSON file lists.",
+        {
+            "--file": True, "--key": True, "--title": True, "--adapter": True, "--body": True, "--shell": True,
+            "--output": True, "--depends-on": True, "--group": True, "--detached": False, "--operation-id": True,
+        }, paths=False, short={"-f": "--file"},
+    ),
+    ("tasks", "children"): Command(
+        "task.children", "children", "List the children of this task, all or those of a group.",
+        {"--group": True}, paths=False,
+    ),
+    ("tasks", "cancel"): Command(
+        "task.cancel", "children", "Cancel children of this task, by key or id.", {"--reason": True}, paths=True,
+    ),
+    ("tasks", "outputs"): Command(
+        "task.outputs", "children", "List what an ended task of the run left behind.", {}, paths=False,
+        words="TASK",
+    ),
+    ("tasks", "output"): Command(
+        "task.output", "children", "Print an output of an ended task of the run, or write it to a file.",
+        {"--key": True, "--output": True}, paths=False, words="TASK", short={"-o": "--output"},
+    ),
+    ("tasks", "signal"): Command(
+        "task.signal", "children", "Send a signal to the parent or a child: its key or id, and a name.",
+        {"--payload": True, "--operation-id": True}, paths=True,
+    ),
+    ("tasks", "list"): Command("run.tasks", "children", "List the tasks of the run.", {}, paths=False),
+    ("wait",): Command(
+        "task.wait", "wait", "Wait for a group, children, a time or a signal; exit 75 asks to be run again then.",
+        {
+            "--group": True, "--children": True, "--seconds": True, "--signal": True, "--join": True,
+            "--quorum": True, "--threshold": True, "--timeout": True, "--hold": True, "--no-yield": False,
+            "--operation-id": True,
+        }, paths=False,
     ),
 }  # fmt: skip
 """Equal to the words of `wire.operations.OPERATIONS` and `LOCAL`; a test holds them together."""

@@ -1,0 +1,188 @@
+"""Children, groups, waits and signals of running tasks, over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from api.caller import Answer, Api, task
+from api.peer import SandboxPeer, adapter, sandbox
+from embedded_servers import wait_until
+from flakes.wire.sandbox_stream import Assignment
+
+GRANTS = ["flakes.tasks.spawn", "flakes.groups"]
+
+
+@dataclass
+class Parent:
+    """A running task that may spawn, and the sandbox that runs it and its children."""
+
+    api: Api
+    mate: Api
+    peer: SandboxPeer
+    adapter: str
+    run: dict[str, Any]
+    assignment: Assignment
+
+    def ask(self, operation: str, body: dict[str, Any] | None = None) -> Answer:
+        path = f"/v1/sandboxes/{self.peer.sandbox_id}/assignments/{self.assignment.assignment_id}"
+        return self.mate.post(f"{path}/operations/{operation}", body or {})
+
+    def spawn(self, *keys: str, operation_id: str = "op", **fields: Any) -> Answer:
+        children = [{"taskKey": key, "title": key, "adapter": self.adapter} for key in keys]
+        return self.ask("task.spawn", {"operationId": operation_id, "tasks": children} | fields)
+
+    def wait(self, on: dict[str, Any], operation_id: str = "wait", **fields: Any) -> Answer:
+        return self.ask("task.wait", {"operationId": operation_id, "on": on} | fields)
+
+    def status(self, key: str) -> str:
+        return self.api.get(f"/v1/runs/{self.run['runKey']}/tasks/{key}").ok()["status"]
+
+    def start(self, count: int) -> dict[str, Assignment]:
+        """Children that the sandbox takes, by key."""
+        return {each.task_key: each for each in (self.peer.start(30) for _ in range(count))}
+
+
+@pytest.fixture
+def parent(api: Api) -> Iterator[Parent]:
+    own = adapter()
+    who = api.sandbox()
+    made = api.graph(task("parent", own, toolGrants=GRANTS, budget={"children": 8}))
+    with sandbox(api, who, adapters=[own], max_concurrency=8) as peer:
+        yield Parent(api, api.as_(who[1]), peer, own, made["run"], peer.start(30))
+
+
+def test_a_task_fills_a_group_yields_and_goes_on_when_it_is_done(parent: Parent) -> None:
+    opened = parent.ask("group.open", {"groupKey": "drafts", "name": "Drafts"}).ok()
+    assert (opened["status"], opened["joinRule"]) == ("OPEN", "all_success")
+    spawned = parent.spawn("a", "b", group="drafts").ok()
+    assert [child["status"] for child in spawned["children"]] == ["QUEUED", "QUEUED"]
+    parent.wait({"kind": "group", "group": "drafts"}).refused("group_open")
+    assert parent.ask("group.close", {"group": "drafts"}).ok()["status"] == "CLOSED"
+    parent.spawn("c", group="drafts", operation_id="late").refused("group_closed")
+    pending = parent.wait({"kind": "group", "group": "drafts"}).ok()
+    assert pending["state"] == "pending"
+    children = parent.start(2)
+    parent.peer.finish(parent.assignment.assignment_id, "retryable")
+    assert parent.status("parent") == "WAITING"
+    listed = parent.api.get(f"/v1/tasks/{parent.assignment.task_id}", explain=1).ok()
+    assert listed["explanation"]["code"] == "wait_pending"
+    assert [each["state"] for each in listed["attempts"]] == ["yielded"]
+    parent.peer.finish(children["a"].assignment_id, text="one")
+    assert parent.status("parent") == "WAITING"
+    parent.peer.finish(children["b"].assignment_id)
+    again = parent.peer.start(30)
+    assert (again.task_key, again.attempt) == ("parent", 1)
+    parent.assignment = again
+    settled = parent.wait({"kind": "group", "group": "drafts"}).ok()
+    assert (settled["state"], settled["verdict"], settled["waitId"]) == ("settled", "SUCCEEDED", pending["waitId"])
+    assert parent.ask("task.outputs", {"task": "a"}).ok()["text"] == "one"
+    assert [c["status"] for c in parent.ask("task.children", {"group": "drafts"}).ok()["children"]] == ["SUCCEEDED"] * 2
+    parent.peer.finish(again.assignment_id)
+    types = [e["type"] for e in parent.api.activity(again.task_id)]
+    wait_until(lambda: "task.succeeded" in [e["type"] for e in parent.api.activity(again.task_id)], 30)
+    for type_ in ("group.opened", "task.spawned", "group.closed", "task.waiting", "group.settled", "wait.settled"):
+        assert type_ in types
+
+
+def test_spawning_twice_makes_one_set_of_children_and_another_meaning_is_refused(parent: Parent) -> None:
+    first = parent.spawn("a", "b").ok()
+    assert parent.spawn("a", "b").ok() == first
+    parent.spawn("c").refused("operation_conflict")
+    parent.spawn("a", operation_id="other").refused("run_conflict")
+    unnamed = {"title": "t", "adapter": parent.adapter}
+    made = parent.ask("task.spawn", {"operationId": "unnamed", "tasks": [unnamed, unnamed]}).ok()
+    assert [child["taskKey"] for child in made["children"]] == ["parent-3", "parent-4"]
+    parent.spawn("d", "e", "f", "g", "h", operation_id="more").refused("limit_exceeded")
+
+
+def test_a_child_gets_no_grant_that_its_parent_lacks(parent: Parent) -> None:
+    """F25: subset, or refused whole."""
+    body = {"title": "t", "adapter": parent.adapter}
+    asked = [body, body | {"toolGrants": ["flakes.tasks.spawn", "flakes.everything"]}]
+    refused = parent.ask("task.spawn", {"operationId": "o", "tasks": asked}).refused("grant_required")
+    assert refused["grant"] == "flakes.everything"
+    assert parent.ask("task.children").ok()["children"] == []
+    made = parent.ask("task.spawn", {"operationId": "o", "tasks": [body | {"toolGrants": GRANTS[:1]}]})
+    assert len(made.ok()["children"]) == 1
+
+
+def test_without_the_grant_nothing_is_spawned(api: Api) -> None:
+    own = adapter()
+    who = api.sandbox()
+    made = api.graph(task("parent", own))
+    with sandbox(api, who, adapters=[own]) as peer:
+        parent = Parent(api, api.as_(who[1]), peer, own, made["run"], peer.start(30))
+        assert parent.spawn("a").refused("grant_required")["grant"] == GRANTS[0]
+        parent.ask("group.open", {"groupKey": "g"}).refused("grant_required")
+
+
+def test_a_child_that_would_wait_for_its_parent_is_refused(parent: Parent) -> None:
+    child = {"title": "t", "adapter": parent.adapter, "dependsOn": ["parent"]}
+    refused = parent.ask("task.spawn", {"operationId": "o", "tasks": [child]}).refused("wait_deadlock")
+    assert refused["taskKeys"] == ["parent"]
+
+
+def test_a_signal_wakes_a_task_that_yielded(parent: Parent) -> None:
+    assert parent.wait({"kind": "signal", "name": "go"}).ok()["state"] == "pending"
+    parent.peer.finish(parent.assignment.assignment_id, "retryable")
+    path = f"/v1/tasks/{parent.assignment.task_id}/signals/go"
+    assert parent.api.post(path, {"payload": {"n": 1}}).ok(202)["state"] == "consumed"
+    parent.assignment = parent.peer.start(30)
+    assert parent.wait({"kind": "signal", "name": "go"}).ok()["payload"] == {"n": 1}
+    parent.peer.finish(parent.assignment.assignment_id)
+    parent.api.post(path, {"payload": 2}).refused("task_ended")
+
+
+def test_a_timer_wakes_a_task_that_yielded_and_a_wait_times_out(parent: Parent) -> None:
+    assert parent.wait({"kind": "timer", "seconds": 0.5}).ok()["state"] == "pending"
+    parent.peer.finish(parent.assignment.assignment_id, "retryable")
+    parent.assignment = parent.peer.start(30)
+    assert parent.wait({"kind": "timer", "seconds": 0.5}).ok()["state"] == "settled"
+    held = parent.wait({"kind": "signal", "name": "never"}, "other", timeoutS=0.3, holdS=25)
+    assert held.ok()["state"] == "timed_out"
+
+
+def test_a_plain_request_for_another_try_is_no_yield(parent: Parent) -> None:
+    settled = parent.wait({"kind": "timer", "seconds": 0}).ok()
+    assert settled["state"] == "settled"
+    parent.peer.finish(parent.assignment.assignment_id, "retryable")
+    task_ = parent.api.task(parent.assignment.task_id)
+    assert (task_["status"], task_["attempt"]) == ("QUEUED", 2)
+    assert [each["state"] for each in task_["attempts"]] == ["failed"]
+
+
+def test_children_go_with_their_parent_unless_they_are_detached(parent: Parent) -> None:
+    parent.ask("group.open", {"groupKey": "g"}).ok()
+    parent.spawn("a", group="g").ok()
+    parent.spawn("b", operation_id="d", detached=True).ok()
+    running = parent.start(2)
+    parent.peer.finish(parent.assignment.assignment_id)
+    from flakes.wire.sandbox_stream import Cancel
+
+    stop = parent.peer.expect(Cancel, timeout_s=30)
+    assert stop.assignment_ids == [running["a"].assignment_id]
+    parent.peer.finish(running["a"].assignment_id, "cancelled")
+    assert (parent.status("a"), parent.status("b")) == ("CANCELLED", "RUNNING")
+    (group,) = parent.api.get(f"/v1/tasks/{parent.assignment.task_id}/groups").ok()["groups"]
+    assert group["status"] == "ABANDONED"
+
+
+def test_the_rest_of_a_group_is_cancelled_when_the_first_has_come(parent: Parent) -> None:
+    parent.ask("group.open", {"groupKey": "g", "join": "first"}).ok()
+    parent.spawn("a", "b", "c", group="g").ok()
+    parent.ask("group.close", {"group": "g"}).ok()
+    running = parent.start(3)
+    parent.peer.finish(running["b"].assignment_id)
+    won = parent.wait({"kind": "group", "group": "g"}).ok()
+    assert (won["verdict"], won["counts"]["live"]) == ("SUCCEEDED", 2)
+    group = parent.ask("group.cancel", {"group": "g"}).ok()
+    assert group["status"] == "SUCCEEDED"
+    for key in ("a", "c"):
+        parent.peer.finish(running[key].assignment_id, "cancelled")
+    parent.peer.finish(parent.assignment.assignment_id)
+    run = parent.api.get(f"/v1/runs/{parent.run['runKey']}").ok()
+    assert run["state"] == "SUCCEEDED", "members of a group do not decide the run"
