@@ -14,7 +14,8 @@ from postgres import database, postgres, template
 
 __all__ = ["database", "postgres", "template"]
 
-SETTINGS = {"leases": {"heartbeatS": 1.0}, "auth": {"signUp": True}}
+# The sandboxes of shared worlds are not connected, and what they run has to outlive the whole test run.
+SETTINGS = {"leases": {"heartbeatS": 1.0, "lostAfterS": 3600.0}, "auth": {"signUp": True}}
 BRISK = {
     "leases": {"heartbeatS": 0.5, "suspectAfterS": 2.0, "lostAfterS": 3.0, "offerTimeoutS": 1.0},
     "capacity": {"idleRetireS": 1.0, "launchTimeoutS": 2.0, "launchBackoffS": 1.0},

@@ -83,6 +83,18 @@ def _another(path: str) -> dict[str, object]:
         return {"reason": "another"}
     if path.endswith("{taskKey}"):
         return {"title": "another"}
+    if path.endswith(("/group.close", "/group.status")):
+        return {"group": "another"}
+    if path.endswith(("/group.cancel", "/task.cancel")):
+        return {"reason": "another"}
+    if path.endswith(("/task.spawn", "/task.signal")):
+        return {"operationId": "another"}
+    if path.endswith(("/task.children", "/run.tasks")):
+        return {"limit": 7}
+    if path.endswith("/task.outputs"):
+        return {"task": "another"}
+    if path.endswith("/signals/{name}"):
+        return {"payload": "another"}
     if path.endswith("/change-password"):
         return {"newPassword": "another horse battery"}
     if path.endswith("{userCode}"):
