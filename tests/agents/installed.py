@@ -49,6 +49,10 @@ def codex() -> list[str]:
     return [str(_only(place() / "@openai", "codex-*/vendor/*/bin/codex"))]
 
 
+def claude_agent_acp() -> list[str]:
+    return [node(), str(place() / "@agentclientprotocol/claude-agent-acp/dist/index.js")]
+
+
 def _only(directory: Path, pattern: str) -> Path:
     found = sorted(directory.glob(pattern))
     if not found:

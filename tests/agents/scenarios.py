@@ -67,7 +67,8 @@ def second_turn(s: Setting) -> None:
     assert (brief.data["source"], again.data["source"]) == ("brief", "correction")
     assert "`note`" in again.data["text"]
     turns = s.entries(assignment, "turn")
-    assert sum(turn.data["usage"]["calls"] for turn in turns) == s.plane.usage[assignment.assignment_id].calls
+    told = [turn.data["usage"]["inputTotal"] for turn in turns]
+    assert sum(told) == s.plane.usage[assignment.assignment_id].input_total
 
 
 def never_mended(s: Setting) -> None:
@@ -123,7 +124,7 @@ def interrupt(s: Setting) -> None:
     eventually(lambda: living(word), "the command")
     text = f"stop that {script({'sh': 'echo other > $FLAKES_OUTPUTS/note'}, {'say': 'did the other'})}"
     s.plane.say(assignment.assignment_id, text, mode="interrupt")
-    result = s.end(assignment, 20)
+    result = s.end(assignment)
     succeeded(result)
     assert result.text == "did the other"
     assert [e.data["status"] for e in s.entries(assignment, "turn")] == ["interrupted", "completed"]
@@ -227,7 +228,7 @@ def cancel(s: Setting) -> None:
     assignment = s.start({"sh": f"setsid sleep {word} & sleep {word}"})
     eventually(lambda: len(living(word)) == 2, "both commands")
     s.plane.cancel(assignment.assignment_id)
-    assert s.end(assignment, 20).outcome is Outcome.CANCELLED
+    assert s.end(assignment).outcome is Outcome.CANCELLED
     assert not living(word)
 
 
@@ -244,7 +245,6 @@ def crash_and_resume(s: Setting) -> None:
     s.daemon.start()
     assert s.end(first).outcome is Outcome.LOST
     assert not living(word)
-    calls = len(s.seen(title))
     assert first.definition is not None
     second = type(first)(**{
         **{name: getattr(first, name) for name in first.__struct_fields__},
@@ -259,8 +259,10 @@ def crash_and_resume(s: Setting) -> None:
     assert session.data["resumed"] is True
     (before,) = s.entries(first, "session")
     assert session.data["value"] == before.data["value"]
-    assert len(s.seen(title)) == calls + 2, "no call was made again"
-    assert s.plane.usage[second.assignment_id].calls == 2, "each attempt counts its own"
+    answered = [sum(role == "assistant" for role, _ in call.turns) for call in s.seen(title)]
+    assert len(set(answered)) == len(answered), "a call was made again"
+    if s.agent.counts:
+        assert s.plane.usage[second.assignment_id].calls == 2, "each attempt counts its own"
 
 
 SCENARIOS: list[Scenario] = [

@@ -35,8 +35,8 @@ class Agent:
     steers: bool = True
     asks: bool = True
     tools: bool = True
-    calls_apart: int = 0
-    """Model calls besides those of the task itself."""
+    counts: bool = True
+    """It says how many model calls there were."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Setting:
         self.plane.offer(assignment)
         return assignment
 
-    def end(self, assignment: Assignment, patience_s: float = 40.0) -> Result:
+    def end(self, assignment: Assignment, patience_s: float = 60.0) -> Result:
         try:
             return self.plane.result(assignment.assignment_id, patience_s)
         except AssertionError as error:
@@ -86,7 +86,7 @@ class Setting:
             return next((e for e in self.entries(assignment, kind) if holds(e.data)), None)
 
         try:
-            return self.plane.wait(found, f"an entry {kind}", 30.0)
+            return self.plane.wait(found, f"an entry {kind}", 60.0)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.told(assignment)}\n{self.daemon.log[-3000:]}") from None
 
@@ -101,7 +101,8 @@ class Setting:
         return f"transcript:\n{entries}\nlog:\n{lines}\nmodel:\n{seen}"
 
     def seen(self, text: str) -> list[Seen]:
-        return self.model.requests(text)
+        """The model calls of the task: not those without tools, with which some agents find a title."""
+        return [one for one in self.model.requests(text) if one.tools]
 
     @contextlib.contextmanager
     def answering(self, answer: dict[str, Any]) -> Iterator[None]:

@@ -39,13 +39,15 @@ class Capabilities:
 class Check:
     """What `check` found: whether the agent can be used here, and what to do when it cannot.
 
-    `signed_in` None: it cannot be told without asking a provider."""
+    `signed_in` None: it cannot be told. `message` is what is wrong or strange, `fix` what to do about that or
+    about signing in; `command` starts the agent."""
 
     usable: bool
     version: str = ""
     message: str = ""
     fix: str = ""
     signed_in: bool | None = None
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,12 @@ class SessionRef:
 @dataclass(frozen=True, slots=True)
 class Installation:
     """Where an agent is on this machine. `command` starts it (else its usual name, found on the PATH);
-    `config_dir` holds the user's own settings and credentials of it (else their usual place)."""
+    `config_dir` holds the user's own settings and credentials of it (else their usual place). `env` is for
+    `check` alone: the environment in which the agent would be started."""
 
     command: tuple[str, ...] = ()
     config_dir: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +142,8 @@ class AgentEvent:
     `data` by kind: `output` {channel: stdout|stderr, chunk: bytes} (raw bytes as they came, lines may be
     cut anywhere); `text` {text} (what the agent said, a message at a time) and `thinking` {text}; `tool`
     {state: start|end, id, name, and input at its start, output and ok at its end}; `usage` {usage} (what
-    was spent since the last one); `session` {session}; `notice` {level, text}; `record` {} (nothing but
-    `raw`). `raw` is the agent's own record, for the transcript; never one that repeats earlier ones.
+    was spent since the last one); `session` {session}; `notice` {level, text, code?} (a warning with a `code`
+    is also one of the task's result); `record` {} (nothing but `raw`). `raw` is the agent's own record, for the transcript; never one that repeats earlier ones.
     """
 
     kind: Literal["output", "text", "thinking", "tool", "usage", "session", "notice", "record"]
@@ -276,8 +280,7 @@ class Driver(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     async def check(self, installation: Installation) -> Check:
-        """For diagnosis only: is the agent here, in which version, signed in? Of the calling process's
-        own PATH and home."""
+        """For diagnosis only: is the agent here, in which version, signed in? With `installation.env`."""
         ...
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:

@@ -33,11 +33,15 @@ from flakes.agents.base import (
     Usage,
 )
 from flakes.agents.channel import Channel
-from flakes.agents.installed import command_of, looked_at, version_near
+from flakes.agents.installed import About, command_of, looked_at, warn_of_version
 from flakes.agents.model_errors import model_error
 from flakes.agents.options import checked_effort, checked_input, checked_model
 
-TESTED: Final = ("2.1.197", "2.2")
+ABOUT: Final = About(
+    "claude", ("2.1.197", "2.2"), "install it: npm install -g @anthropic-ai/claude-code",
+    "run `claude auth login`, or set ANTHROPIC_API_KEY",
+    (".credentials.json",), ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_AUTH_TOKEN"),
+)  # fmt: skip
 EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
 CREDENTIALS: Final = (".credentials.json",)
 OFF: Final = {
@@ -75,13 +79,13 @@ class ClaudeDriver:
         return Capabilities(steer=True, resume=True, usage=True, converses=True)
 
     async def check(self, installation: Installation) -> Check:
-        credential = _config_dir(installation, str(Path.home())) / ".credentials.json"
-        return looked_at("claude", installation, TESTED, credential, "ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
+        place = _config_dir(installation, installation.env.get("HOME", "/nonexistent"))
+        return await asyncio.to_thread(looked_at, ABOUT, installation, place)
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:
         checked_input(job, ())
         self._job, self._host = job, host
-        command = command_of("claude", job)
+        command = command_of(ABOUT.name, job)
         resumed = job.session if job.session and _kept(job, job.session.value) else None
         session = resumed.value if resumed else str(uuid.uuid5(_NAMESPACE, job.assignment_id))
         argv = [
@@ -102,8 +106,7 @@ class ClaudeDriver:
         self._copied = await asyncio.to_thread(credentials.copy_in, source, own, CREDENTIALS)
         argv += await asyncio.to_thread(_prepared, job, own)
         env = {**job.env, **OFF, "HOME": str(job.home), "CLAUDE_CONFIG_DIR": str(own)}
-        for warning in version_near("claude", command, job.env, TESTED):
-            await host.emit(AgentEvent("notice", {"level": "warning", "text": warning}))
+        await warn_of_version(ABOUT, command, env, host)
         process = await host.spawn(argv, env=env, stdin="pipe")
         self._channel = Channel(process, host, self._handle, "claude")
         await self._control({"subtype": "initialize"})

@@ -27,12 +27,15 @@ from flakes.agents.base import (
     TurnResult,
     Usage,
 )
-from flakes.agents.installed import command_of, looked_at, version_near
+from flakes.agents.installed import About, command_of, looked_at, warn_of_version
 from flakes.agents.jsonrpc import CallError, JsonRpc
 from flakes.agents.model_errors import model_error
 from flakes.agents.options import checked_effort, checked_input, checked_model
 
-TESTED: Final = ("0.163", "0.170")
+ABOUT: Final = About(
+    "codex", ("0.163", "0.170"), "install it: npm install -g @openai/codex",
+    "run `codex login`, or set OPENAI_API_KEY", ("auth.json",), ("OPENAI_API_KEY", "CODEX_API_KEY"),
+)  # fmt: skip
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 SETTINGS: Final = ("config.toml",)
 CREDENTIALS: Final = ("auth.json",)
@@ -77,23 +80,22 @@ class CodexDriver:
         return Capabilities(steer=True, resume=True, usage=True, converses=True)
 
     async def check(self, installation: Installation) -> Check:
-        credential = _config_dir(installation, str(Path.home())) / "auth.json"
-        return looked_at("codex", installation, TESTED, credential, "OPENAI_API_KEY", "CODEX_API_KEY")
+        place = _config_dir(installation, installation.env.get("HOME", "/nonexistent"))
+        return await asyncio.to_thread(looked_at, ABOUT, installation, place)
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:
         checked_input(job, ())
         self._job, self._host = job, host
         model = checked_model(job, "")
         self._effort = checked_effort(job, "", EFFORTS)
-        command = command_of("codex", job)
+        command = command_of(ABOUT.name, job)
         own = job.home / ".codex"
         source = _config_dir(job.installation, job.env.get("HOME", "/nonexistent"))
         await asyncio.to_thread(credentials.copy_in, source, own, SETTINGS)
         self._copied = await asyncio.to_thread(credentials.copy_in, source, own, CREDENTIALS)
         await asyncio.to_thread(_prepare, job, own)
         env = {**job.env, "HOME": str(job.home), "CODEX_HOME": str(own)}
-        for warning in version_near("codex", command, job.env, TESTED):
-            await host.emit(AgentEvent("notice", {"level": "warning", "text": warning}))
+        await warn_of_version(ABOUT, command, env, host)
         overrides = [word for value in CONFIG for word in ("-c", value)]
         argv = [*command, *overrides, "app-server", "--stdio"]
         process = await host.spawn(argv, env=env, stdin="pipe")

@@ -31,11 +31,15 @@ from flakes.agents.base import (
     Usage,
 )
 from flakes.agents.channel import Channel
-from flakes.agents.installed import command_of, looked_at, version_near
+from flakes.agents.installed import About, command_of, looked_at, warn_of_version
 from flakes.agents.model_errors import model_error
 from flakes.agents.options import checked_effort, checked_input, checked_model
 
-TESTED: Final = ("0.87", "0.88")
+ABOUT: Final = About(
+    "pi", ("0.87", "0.88"), "install it: npm install -g @earendil-works/pi-coding-agent",
+    "start `pi` and type /login, or set the key of a provider (such as ANTHROPIC_API_KEY)",
+    ("auth.json",), ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY", "OPENROUTER_API_KEY"),
+)  # fmt: skip
 EFFORTS: Final = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
 EXTENSION: Final = Path(__file__).with_name("pi_extension.ts")
 SETTINGS: Final = ("settings.json", "models.json", "trust.json")
@@ -68,12 +72,13 @@ class PiDriver:
         return Capabilities(steer=True, resume=True, usage=True, converses=True)
 
     async def check(self, installation: Installation) -> Check:
-        return looked_at("pi", installation, TESTED, _config_dir(installation, Path.home()) / "auth.json")
+        place = _config_dir(installation, Path(installation.env.get("HOME", "/nonexistent")))
+        return await asyncio.to_thread(looked_at, ABOUT, installation, place)
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:
         checked_input(job, ())
         self._job, self._host = job, host
-        command = command_of("pi", job)
+        command = command_of(ABOUT.name, job)
         file = await asyncio.to_thread(_resumed, job)
         session = job.session.value if file and job.session else re.sub(r"[^A-Za-z0-9_-]", "-", job.assignment_id)
         argv = [
@@ -93,8 +98,7 @@ class PiDriver:
             env |= {"FLAKES_MCP_URL": job.tools.url, "FLAKES_MCP_TOKEN": job.tools.bearer}
         if job.permission_mode in ("ask", "readOnly"):
             env["FLAKES_ASK"] = "1"
-        for warning in version_near("pi", command, job.env, TESTED):
-            await host.emit(AgentEvent("notice", {"level": "warning", "text": warning}))
+        await warn_of_version(ABOUT, command, env, host)
         process = await host.spawn(argv, env=env, stdin="pipe")
         self._channel = Channel(process, host, self._handle, "pi")
         state = await self._ask("get_state", START_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from flakes.agents.acp import AcpDriver
 from flakes.agents.base import Driver
 from flakes.agents.claude import ClaudeDriver
 from flakes.agents.codex import CodexDriver
@@ -13,6 +14,7 @@ from flakes.agents.noop import NoopDriver
 from flakes.agents.pi import PiDriver
 
 DRIVERS: Final[dict[str, Callable[[], Driver]]] = {
+    "acp": AcpDriver,
     "claude": ClaudeDriver,
     "codex": CodexDriver,
     "command": CommandDriver,

@@ -293,6 +293,8 @@ class Lifecycle:
                 await self._sink.write(data["channel"], data["chunk"])
             case "text":
                 await self._sink.write("stdout", str(data["text"]).encode() + b"\n")
+            case "notice" if data.get("code"):
+                self._warn(TaskWarning(code=str(data["code"]), message=str(data["text"])))
             case "notice":
                 self._sink.say(str(data["text"]))
             case "tool" if data["state"] == "start":

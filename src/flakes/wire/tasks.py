@@ -124,9 +124,10 @@ class TaskError(Frozen, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskWarning(Frozen, frozen=True, kw_only=True, omit_defaults=True):
-    """What was left out of a result without failing the task; `output` is the key that it is about.
+    """What is not as it should be without failing the task; `output` is the key that it is about.
 
-    Codes: `output_missing`, `output_too_large`, `output_invalid`, `output_unsupported`.
+    Codes: `output_missing`, `output_too_large`, `output_invalid`, `output_unsupported`; of the agent,
+    `agent_untested`.
     """
 
     code: str
