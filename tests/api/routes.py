@@ -30,6 +30,16 @@ BYTES_BASE64 = base64.b64encode(BLOB).decode()
 DIGEST = f"sha256:{hashlib.sha256(BLOB).hexdigest()}"
 
 
+COMMIT, TREE = "c" * 40, "7" * 40
+"""What the server takes on trust: it looks into no commit."""
+
+
+def workspace_of(commit: str = COMMIT, **fields: object) -> dict[str, object]:
+    """The body that stores a handle whose one pack is `BLOB`."""
+    pack = {"digest": DIGEST, "sizeBytes": len(BLOB)}
+    return {"commit": commit, "tree": TREE, "packs": [pack], **fields}
+
+
 ANNOUNCED: dict[str, object] = {"kind": "file", "digest": DIGEST, "sizeBytes": len(BLOB)}
 
 
@@ -75,6 +85,7 @@ def build(api: Api) -> World:
         pass
     api.put(f"/v1/hosts/{host_id}/project-bindings/{project}", {"poolKeys": ["here"]}).ok(201)
     artifact = api.post("/v1/artifacts", artifact_of(BLOB, runId=made["run"]["runId"])).ok(201)
+    workspace = api.post("/v1/workspaces", workspace_of()).ok(201)
     key = api.post("/v1/auth/keys", {"name": "of the world"}).ok(201)["key"]
     device = Browser(api.url).post("/v1/auth/device/code", {"clientName": "of the world"}).ok(200)
     return World(api, sandbox_api, {
@@ -85,6 +96,7 @@ def build(api: Api) -> World:
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
         "artifactId": artifact["artifactId"], "announcedId": announced.ok(200)["artifactId"],
         "section": "guide", "name": "go", "document": "observing",
+        "workspaceId": workspace["workspaceId"],
         "permissionRequestId": asked.ok(200)["permissionRequestId"],
     })  # fmt: skip
 
@@ -182,6 +194,9 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     },
     ("POST", PATH + "artifact.read"): lambda world: {"artifactId": world.names["artifactId"]},
     ("PUT", "/v1/tasks/{taskId}/workpad"): lambda world: {"bodyMarkdown": "b", "baseVersion": 0},
+    ("POST", "/v1/workspaces"): lambda world: workspace_of(),
+    ("POST", "/v1/runs/{run}/promotions"): lambda world: {"workspaceId": world.names["workspaceId"]},
+    ("POST", "/v1/sandboxes/{sandboxId}/assignments/{assignmentId}/workspaces"): lambda world: workspace_of(kind="candidate"),
     ("POST", "/v1/markdown"): lambda world: {"markdown": "*hello*"},
     ("POST", "/v1/workflows/check"): lambda world: {"text": "## a: A\nrun: true\n\nGo.", "adapter": "command"},
     **{("POST", PATH + operation): lambda world, body=body: body for operation, body in OPERATION_BODIES.items()},
@@ -235,6 +250,7 @@ for _path, _holds in {
     "/v1/runs/{run}/attempts": "attempts", "/v1/runs/{run}/layout": "nodes", "/v1/docs": "documents",
     "/v1/docs/{section}/{document}": "html", "/v1/tasks/{taskId}/children": "children",
     "/v1/tasks/{taskId}/groups": "groups", "/v1/tasks/{taskId}/waits": "waits",
+    "/v1/workspaces/{workspaceId}": "packs", "/v1/runs/{run}/workspaces": "refs",
 }.items():  # fmt: skip
     _reads(_path, _holds)
 
@@ -816,3 +832,65 @@ def _signal(world: World, path: str) -> Answer:
     answer = world.api.post(f"/v1/tasks/{task_id}/signals/go", {"payload": [1]})
     assert (answer.ok(202)["state"], answer.json["payload"]) == ("queued", [1])
     return answer
+
+
+@case("POST", "/v1/workspaces")
+def _store_workspace(world: World, path: str) -> Answer:
+    answer = world.api.post(path, workspace_of("d" * 40))
+    assert answer.json["packs"] == [{"digest": DIGEST, "sizeBytes": len(BLOB)}]
+    return answer
+
+
+@case("GET", "/v1/workspaces/{workspaceId}/packs/{digest}")
+def _pack(world: World, path: str) -> Answer:
+    answer = world.api.get(world.fill(path))
+    assert (answer.status, answer.content) == (200, BLOB)
+    part = world.api.call("GET", world.fill(path), headers={"Range": "bytes=3-"})
+    assert (part.status, part.content) == (206, BLOB[3:])
+    return answer
+
+
+@case("POST", "/v1/runs/{run}/promotions")
+def _promote(world: World, path: str) -> Answer:
+    run = world.api.run()["runKey"]
+    body = {"workspaceId": world.names["workspaceId"]}
+    answer = world.api.post(f"/v1/runs/{run}/promotions", body)
+    assert answer.ok(200)["ref"]["version"] == 1
+    return answer
+
+
+@case("POST", "/v1/sandboxes/{sandboxId}/assignments/{assignmentId}/workspaces")
+def _store_candidate(world: World, path: str) -> Answer:
+    body = workspace_of("e" * 40, kind="candidate", changeCount=1)
+    answer = world.sandbox_api.post(world.fill(path), body)
+    assert answer.json["assignmentId"] == world.names["assignmentId"]
+    assert world.sandbox_api.post(world.fill(path), body).ok(200) == answer.json
+    return answer
+
+
+@case("GET", "/v1/sandboxes/{sandboxId}/workspaces/{workspaceId}")
+def _workspace_of_attempt(world: World, path: str) -> Answer:
+    made = _stored_by_attempt(world)
+    answer = world.sandbox_api.get(path.format(**world.names | made))
+    assert answer.ok(200)["workspaceId"] == made["workspaceId"]
+    return answer
+
+
+@case("PUT", "/v1/sandboxes/{sandboxId}/packs/{digest}")
+def _put_pack(world: World, path: str) -> Answer:
+    answer = world.sandbox_api.call("PUT", world.fill(path), content=BLOB)
+    assert answer.ok(201) == {"digest": DIGEST, "sizeBytes": len(BLOB)}
+    return answer
+
+
+@case("GET", "/v1/sandboxes/{sandboxId}/packs/{digest}")
+def _get_pack(world: World, path: str) -> Answer:
+    _stored_by_attempt(world)
+    answer = world.sandbox_api.get(world.fill(path))
+    assert (answer.status, answer.content) == (200, BLOB)
+    return answer
+
+
+def _stored_by_attempt(world: World) -> dict[str, str]:
+    path = "/v1/sandboxes/{sandboxId}/assignments/{assignmentId}/workspaces"
+    return world.sandbox_api.post(world.fill(path), workspace_of("f" * 40, kind="candidate")).ok()

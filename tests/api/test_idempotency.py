@@ -69,6 +69,10 @@ def _another(path: str) -> dict[str, object]:
         return {"all": False, "selectors": [{"path": "another", "kind": "exact"}]}
     if path.endswith("/files.check"):
         return {"selectors": [{"path": "another", "kind": "exact"}]}
+    if path.endswith("/workspaces"):
+        return {"tree": "8" * 40}
+    if path.endswith("/promotions"):
+        return {"ref": "another"}
     if path.endswith("/prune"):
         return {"offlineS": 7_777_777}
     if path.endswith("/rotate"):

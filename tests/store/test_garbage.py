@@ -21,6 +21,7 @@ NOTES = Query("select digest from blob_notes order by digest")
 
 NAMING_COLUMNS = {
     ("artifacts", "digest"): "a reference",
+    ("workspaces", "pack_digests"): "a reference",
     ("task_results", "result"): "a reference: outputs",
     ("blob_notes", "digest"): "the notes themselves",
     ("runs", "definition_digest"): "no blob: of the run's definition",

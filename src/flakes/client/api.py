@@ -20,13 +20,13 @@ import msgspec
 from flakes.client import events as event_stream
 from flakes.client import logs as log_stream
 from flakes.client.accounts import AccountMethods
-from flakes.client.artifacts import ArtifactMethods
 from flakes.client.events import Notice
 from flakes.client.fleet import FleetMethods
 from flakes.client.pictures import PictureMethods
 from flakes.client.steering import SteeringMethods
 from flakes.client.transcripts import TranscriptMethods
 from flakes.client.transport import Address, Transport, error_of
+from flakes.client.workspaces import WorkspaceMethods
 from flakes.core import keys
 from flakes.core.run import TERMINAL, RunState
 from flakes.core.task import TERMINAL as TASK_TERMINAL
@@ -37,7 +37,7 @@ from flakes.wire.metrics import RunMetrics
 
 
 class Client(
-    AccountMethods, ArtifactMethods, FleetMethods, PictureMethods, SteeringMethods, TranscriptMethods
+    AccountMethods, WorkspaceMethods, FleetMethods, PictureMethods, SteeringMethods, TranscriptMethods
 ):
     """A control plane at `server`, asked as whoever holds `token`. Use it as an async context.
 

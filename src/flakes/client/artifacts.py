@@ -152,25 +152,41 @@ class ArtifactMethods:
 
         With a `start`, `hasher` has seen the bytes before it.
         """
+        digest, size_bytes = _content_of(artifact)
+        path = _path(artifact.artifact_id, "fetch")
+        params = {"locationId": location_id}
+        pieces = self._content(path, params, digest, size_bytes, start=start, hasher=hasher)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    async def _content(
+        self,
+        path: str,
+        params: Mapping[str, Any],
+        digest: str,
+        size_bytes: int,
+        *,
+        start: int = 0,
+        hasher: Any = None,
+    ) -> AsyncGenerator[bytes]:
+        """What lies at a path, from `start` on, over breaks and checked at its end."""
         import httpx2
 
-        digest, size_bytes = _content_of(artifact)
         hasher = hasher if hasher is not None else hashlib.sha256()
         offset, tries = start, 0
-        path = _path(artifact.artifact_id, "fetch")
         while offset < size_bytes:
             headers = {"accept-encoding": "identity"}
             if offset:
                 headers |= {"range": f"bytes={offset}-", "if-range": f'"{digest}"'}
             before = offset
             try:
-                params = {"locationId": location_id}
                 opened = self._transport.stream(path, params, headers, SILENCE_S)
                 async with opened as response:
                     if response.status_code >= 400:
                         raise error_of(response.status_code, await response.aread())
                     if response.status_code != (206 if before else 200):
-                        raise ApiError("protocol_error", f"the server answered a range with {response.status_code}", "fetch the artifact again")
+                        raise ApiError("protocol_error", f"the server answered a range with {response.status_code}", "fetch it again")
                     async for piece in response.aiter_raw(PIECE_BYTES):
                         hasher.update(piece)
                         offset += len(piece)
@@ -187,7 +203,7 @@ class ArtifactMethods:
                 await self._pause(tries, failure)
         found = f"sha256:{hasher.hexdigest()}"
         if found != digest or offset != size_bytes:
-            raise ApiError("digest_mismatch", f"the bytes that came have the digest {found}, the artifact {digest}", "fetch it again; if that does not help, its stored content is damaged")
+            raise ApiError("digest_mismatch", f"the bytes that came have the digest {found}, not {digest}", "fetch it again; if that does not help, its stored content is damaged")
 
     async def download_artifact(
         self,

@@ -16,6 +16,7 @@ from flakes.core.limits import KEY_LENGTH_MAX
 Prefix = Literal[
     "user", "project", "run", "task", "group", "assignment", "sandbox", "host", "pool", "lease",
     "artifact", "perm", "msg", "op", "event", "key", "instance", "binding", "replica", "wait", "signal",
+    "ws",
 ]  # fmt: skip
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"

@@ -42,6 +42,15 @@ INPUT_ARTIFACTS_SIZE_BYTES_MAX: Final = 10 * GIB
 ARTIFACT_PIECE_BYTES_MAX: Final = 2 * MIB
 """What a running task sends or reads of an artifact at once."""
 
+WORKSPACE_PACK_SIZE_BYTES_MAX: Final = 2 * GIB
+WORKSPACE_PACKS_MAX: Final = 64
+"""Packs of one handle; whoever would need more packs everything anew."""
+WORKSPACE_PATH_LENGTH_MAX: Final = 4_096
+WORKSPACE_SCOPE_MAX: Final = 256
+WORKSPACE_CHANGES_MAX: Final = 2_000
+"""Changed paths that a handle names."""
+WORKSPACE_INPUTS_MAX: Final = 16
+
 LOG_LINE_BYTES_MAX: Final = 8 * KIB
 TASK_LOG_SIZE_BYTES_MAX: Final = 64 * MIB
 """What is kept of a task's log, over all its attempts. Beyond it, lines in the middle are dropped."""

@@ -37,6 +37,7 @@ from flakes.server.api import (
     tasks,
     transcripts,
     workpads,
+    workspaces,
 )
 from flakes.server.auth import account, browser, device, device_page, keys, oidc, password_sign_in
 from flakes.server.plane import Plane
@@ -56,6 +57,7 @@ ENDPOINTS: list[Endpoint] = [
     *browser.ENDPOINTS, *password_sign_in.ENDPOINTS, *account.ENDPOINTS, *keys.ENDPOINTS,
     *device.ENDPOINTS, *oidc.ENDPOINTS,
     *hosts.ENDPOINTS, *host_credentials.ENDPOINTS, *bindings.ENDPOINTS, *groups.ENDPOINTS,
+    *workspaces.ENDPOINTS,
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from flakes.core.task import TaskStatus
-from flakes.store import input_artifacts, joins, runs, settlement
+from flakes.store import assigned_workspaces, input_artifacts, joins, runs, settlement
 from flakes.store.classes import class_ids
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.definitions import check_definition, check_graph
@@ -122,6 +122,7 @@ async def save(
         raise ApiError("task_admitted", f"task {key!r} is admitted and immutable", "save another task under another key")
     runs.require_open(ledger, run_id)
     await input_artifacts.check(conn, owner_id, [(key, definition)])
+    await assigned_workspaces.check(conn, owner_id, [(key, definition)])
     project_id = ledger.runs[run_id].project_id
     if found is None:
         task_id = new_id("task")
@@ -167,6 +168,7 @@ async def admit(
         return run_id, [], 0
     runs.require_open(ledger, run_id)
     await input_artifacts.check(conn, owner_id, [(key, d) for _, key, d in saved])
+    await assigned_workspaces.check(conn, owner_id, [(key, d) for _, key, d in saved])
     plan = await _plan(conn, run_id, saved)
     await run(conn, _ADMIT, {"task_ids": [s[0] for s in saved], "pending": plan.pending})
     for (_, _, definition), waits in zip(saved, plan.pending, strict=True):
@@ -210,6 +212,7 @@ async def graph(
     if taken:
         raise ApiError("run_conflict", f"run {run_key!r} already has a task {taken[0]!r}", "give the new tasks other keys", taskKeys=taken[:50])
     await input_artifacts.check(conn, owner_id, definitions)
+    await assigned_workspaces.check(conn, owner_id, definitions)
     saved = [(new_id("task"), key, definition) for key, definition in definitions]
     plan = await _plan(conn, run_id, saved)
     await _insert(conn, ledger, owner_id, run_id, saved, plan)

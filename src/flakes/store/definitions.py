@@ -14,6 +14,10 @@ from flakes.wire.codec import Issue, encode
 from flakes.wire.errors import ApiError
 from flakes.wire.tasks import ARTIFACTS, OutputDeclaration, TaskDefinition
 
+RESERVED_MOUNTS = frozenset({
+    "work", "inputs", "outputs", "home", "tmp", "state", "bin", "session", "brief",
+})  # fmt: skip
+"""Directories of a task that are there for something else."""
 KEY_FIX = "use lower-case letters and digits, joined by single hyphens, at most 64 characters"
 
 
@@ -54,6 +58,10 @@ def check_definition(key: str, definition: TaskDefinition) -> None:
             "both would be delivered to the same directory: give that task another key",
             issues=[Issue(path=f"{key}.inputArtifacts", message=f"needs the directory {ARTIFACTS!r} of the inputs")],
         )  # fmt: skip
+    for mount in definition.workspace_inputs:
+        if not is_key(mount) or mount in RESERVED_MOUNTS:
+            issue = Issue(path=f"{key}.workspaceInputs", message=f"{mount[:80]!r} is no name for a mount")
+            raise ApiError("invalid_request", f"task {key!r} mounts a workspace as {mount[:80]!r}", f"{KEY_FIX}; and not {', '.join(sorted(RESERVED_MOUNTS))}", issues=[issue])
     if definition.adapter == "command" and not _has_command(definition.input):
         raise ApiError(
             "invalid_request", f"task {key!r} has no command to run",

@@ -31,6 +31,9 @@ _DUE = Query("""
 _REFERRED = Query("""
     select digest from artifacts where digest = any(%(digests)s::text[]) and state = 'ready'
     union
+    select d from workspaces w, unnest(w.pack_digests) d
+    where w.pack_digests && %(digests)s::text[] and d = any(%(digests)s::text[])
+    union
     select d.digest from task_results s, unnest(output_blobs(s.result)) d(digest)
     where (s.result -> 'outputs') is not null and output_blobs(s.result) && %(digests)s::text[]
       and d.digest = any(%(digests)s::text[])""")

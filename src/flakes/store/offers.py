@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 
-from flakes.store import input_artifacts, transcripts
+from flakes.store import assigned_workspaces, input_artifacts, transcripts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.sandbox_stream import Assignment, InputOutput
 from flakes.wire.tasks import Output, TaskDefinition
 
 _COLUMNS = """
     select a.assignment_id, a.sandbox_id, a.task_id, t.task_key, a.run_id, r.run_key, j.project_key,
-           a.attempt, r.metadata::text, p.definition::text
+           a.attempt, r.metadata::text, p.definition::text,
+           r.workspace_id is not null, r.has_workspaces
     from assignments a
     join tasks t on t.task_id = a.task_id
     join task_payloads p on p.task_id = a.task_id
@@ -87,6 +88,11 @@ async def complete(
     artifacts = await input_artifacts.of_tasks(conn, naming) if naming else {}
     bounded = [offer[2] for offer, definition in decoded if definition.budget and offer[7] > 1]
     spent = await transcripts.of_tasks(conn, bounded) if bounded else {}
+    given = await assigned_workspaces.of_tasks(conn, [
+        assigned_workspaces.Asking(offer[2], offer[4], definition, offer[11])
+        for offer, definition in decoded
+        if offer[10] or offer[11] or definition.workspace_inputs
+    ])  # fmt: skip
     return [
         (
             offer[1],
@@ -96,6 +102,8 @@ async def complete(
                 run_metadata=_metadata.decode(offer[8]) if offer[8] != "{}" else {},
                 definition=definition, inputs=inputs.get(offer[2], []),
                 artifacts=artifacts.get(offer[2], []), spent=spent.get(offer[2]),
+                workspace=given[offer[2]].workspace if offer[2] in given else None,
+                workspace_inputs=given[offer[2]].inputs if offer[2] in given else {},
             ),
         )
         for offer, definition in decoded

@@ -12,7 +12,7 @@ import msgspec
 from flakes.core import keys, limits
 from flakes.core.run import RunState
 from flakes.core.task import LIVE
-from flakes.store import projects
+from flakes.store import projects, promotions
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.definitions import check_key, check_size
 from flakes.store.identifiers import new_id
@@ -23,7 +23,7 @@ from flakes.wire.runs import GraphPost, Run, RunPut
 
 _COLUMNS = """r.run_id, r.run_key, r.name, r.project_id, p.project_key, r.state, r.closed,
     r.cancel_requested_at is not null, r.delete_requested_at is not null, r.counts, r.metadata, r.budget,
-    r.created_at, r.updated_at, r.completed_at"""
+    r.workspace_id, r.created_at, r.updated_at, r.completed_at"""
 
 _INSERT = Query("""
     insert into runs (run_id, owner_id, project_id, run_key, name, metadata, budget, definition_digest)
@@ -158,7 +158,9 @@ async def ensure(
     reference = body.project_id if body.project_key is None else body.project_key
     assert reference is not None
     project = await projects.get(conn, owner_id, reference)
-    definition = [body.name, project.project_id, body.metadata, body.budget]
+    definition: list[Any] = [body.name, project.project_id, body.metadata, body.budget]
+    if body.workspace_id is not None:
+        definition.append(body.workspace_id)
     digest = hashlib.sha256(encode(definition)).digest()
     existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run": key})
     if existing is None:
@@ -170,6 +172,8 @@ async def ensure(
             "budget": None if body.budget is None else encode(body.budget).decode(),
         })  # fmt: skip
         if created:
+            if body.workspace_id is not None:
+                await promotions.bind(conn, owner_id, run_id, body.workspace_id)
             return run_id, True
         existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run": key})
         assert existing is not None
@@ -177,7 +181,7 @@ async def ensure(
         raise _deleting(key)
     if bytes(existing[1]) != digest:
         raise ApiError(
-            "run_conflict", f"run {key!r} exists with another name, project, metadata or budget",
+            "run_conflict", f"run {key!r} exists with another name, project, metadata, budget or workspace",
             "choose another run key, or send what created it", runId=existing[0],
         )  # fmt: skip
     return existing[0], False
@@ -306,10 +310,10 @@ def require_open(ledger: Ledger, run_id: str) -> None:
 
 def _run(found: tuple[Any, ...]) -> Run:
     (run_id, key, name, project_id, project_key, state, closed, cancelled, deleting, counts, metadata,
-     budget, created_at, updated_at, completed_at) = found  # fmt: skip
+     budget, workspace_id, created_at, updated_at, completed_at) = found  # fmt: skip
     return Run(
         run_id=run_id, run_key=key, name=name, project_id=project_id, project_key=project_key,
-        state=state, closed=closed, cancel_requested=cancelled, deleting=deleting, metadata=metadata, budget=budget,
+        state=state, closed=closed, cancel_requested=cancelled, deleting=deleting, metadata=metadata, budget=budget, workspace_id=workspace_id,
         task_counts={str(s): n for s, n in zip(STATUSES, counts, strict=True) if n},
         created_at=created_at, updated_at=updated_at, completed_at=completed_at,
     )  # fmt: skip

@@ -46,6 +46,8 @@ TYPES: Final[dict[str, str]] = {
     "artifact.created": "An artifact was announced; its content is to come. data: artifactId, kind, name.",
     "artifact.ready": "An artifact's content is whole; data: artifactId, kind, name, digest, sizeBytes.",
     "artifact.deleted": "An artifact was deleted; data: artifactId, reason (deleted, abandoned).",
+    "workspace.created": "Files were stored as a handle; data: workspaceId, kind, commit, assignmentId, changes (how many paths).",
+    "workspace.promoted": "A ref of a run was moved; data: ref, version, fromWorkspaceId, workspaceId, mode, userId or assignmentId.",
     "project.created": "A project was created.",
     "project.updated": "A project's name or metadata changed.",
     "project.archived": "A project was archived.",

@@ -23,6 +23,8 @@ class RunPut(Body, frozen=True, kw_only=True):
     project_id: str | None = None
     metadata: dict[str, Any] = {}
     budget: TaskBudget | None = None
+    workspace_id: str | None = None
+    """The files that its tasks begin from."""
 
 
 class GraphPost(Body, frozen=True, kw_only=True):
@@ -37,6 +39,8 @@ class GraphPost(Body, frozen=True, kw_only=True):
     project_id: str | None = None
     metadata: dict[str, Any] = {}
     budget: TaskBudget | None = None
+    workspace_id: str | None = None
+    """The files that its tasks begin from."""
     close: bool = False
 
 
@@ -56,6 +60,8 @@ class Run(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     task_counts: dict[str, int]
     metadata: dict[str, Any]
     budget: dict[str, Any] | None = None
+    workspace_id: str | None = None
+    """The files that it began from; what is selected now: `/v1/runs/:run/workspaces`."""
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None = None

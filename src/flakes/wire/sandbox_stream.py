@@ -23,6 +23,7 @@ from flakes.core.task import Outcome
 from flakes.wire.codec import Frozen
 from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
 from flakes.wire.transcripts import AgentUsage, EntryBody
+from flakes.wire.workspaces import AssignedWorkspace, WorkspaceHandle
 
 PROTOCOL: Final = 1
 
@@ -189,6 +190,10 @@ class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     run_metadata: dict[str, Any] = {}
     spent: AgentUsage | None = None
     """What earlier attempts of the task have spent."""
+    workspace: AssignedWorkspace | None = None
+    """The files that it begins from; None: the run has none."""
+    workspace_inputs: dict[str, WorkspaceHandle] = {}
+    """Further files that its definition names, by mount."""
 
 
 class Assign(Frozen, frozen=True, kw_only=True, tag_field="type", tag="assign"):

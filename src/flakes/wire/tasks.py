@@ -76,7 +76,8 @@ class TaskDefinition(Body, frozen=True, kw_only=True, omit_defaults=True):
     ] = {}
     verify: Annotated[list[str], Meta(max_length=limits.VERIFY_COMMANDS_MAX)] = []
     """Command lines that must pass before the task counts as succeeded."""
-    workspace_inputs: dict[str, Any] = {}
+    workspace_inputs: Annotated[dict[str, str], Meta(max_length=limits.WORKSPACE_INPUTS_MAX)] = {}
+    """Ids of workspaces by the name of the directory that they are mounted as, beside `work`."""
     input_artifacts: Annotated[list[str], Meta(max_length=limits.INPUT_ARTIFACTS_MAX)] = []
     """Ids; each is a file in `inputs/artifacts/` of the task, at most 10 GiB together."""
     budget: TaskBudget | None = None

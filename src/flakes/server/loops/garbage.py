@@ -13,7 +13,7 @@ import structlog
 
 from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
-from flakes.store import artifacts, garbage
+from flakes.store import artifacts, garbage, workspaces
 
 INTERVAL_S = 300.0
 NOT_LEADING_S = 5.0
@@ -37,6 +37,7 @@ class Garbage:
         orphans = await self._remove_orphans()
         before = datetime.now(UTC) - timedelta(seconds=artifacts.ABANDONED_AFTER_S)
         broken = await self._plane.blobs.sweep_uploads(before)
+        await self._forget_snapshots()
         blobs = await self._collect()
         if abandoned or orphans or broken or blobs:
             log.info("garbage", abandoned=abandoned, orphans=orphans, broken=broken, blobs=blobs)
@@ -69,6 +70,14 @@ class Garbage:
                     await plane.uploads.remove(name)
                     count += 1
         return count
+
+    async def _forget_snapshots(self) -> None:
+        plane = self._plane
+        while True:
+            async with plane.database.transaction() as conn:
+                gone = await workspaces.forget_unbound(conn, workspaces.UNBOUND_KEPT_S, BATCH)
+            if gone < BATCH:
+                return
 
     async def _collect(self) -> int:
         plane, count = self._plane, 0

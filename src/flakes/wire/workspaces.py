@@ -1,0 +1,164 @@
+"""Workspace handles: files as an immutable git commit, and the packs of objects that it can be made from.
+
+A handle names a commit of ours, never one of the user's repository. Whoever has the packs of its chain, in
+order, can make the files on any machine. A run selects one handle under a name; promotions move that by
+comparing with what it was.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from flakes.core import limits
+from flakes.wire.artifacts import Digest
+from flakes.wire.codec import Body, Frozen
+from flakes.wire.reservations import Selector
+
+MOUNT: Final = "work"
+"""Where a task finds the files: this directory of its own."""
+SELECTED: Final = "selected"
+"""The ref of a run that its tasks begin from, and that results are taken from."""
+PACK_KIND: Final = "workspace-pack"
+"""The kind of the artifact that brings a pack: it is gone once a handle names the pack."""
+
+ObjectId = Annotated[str, Meta(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})\Z")]
+RefName = Annotated[
+    str, Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*\Z", max_length=limits.KEY_LENGTH_MAX)
+]
+Kind = Literal["snapshot", "output", "candidate", "merged"]
+"""The user's files; what a task declared; everything else it changed; several brought together."""
+Mode = Literal["replace_bounded_paths", "fast_forward"]
+Path = Annotated[str, Meta(max_length=limits.WORKSPACE_PATH_LENGTH_MAX)]
+
+
+class WorkspacePack(Body, frozen=True, kw_only=True):
+    """A git pack, complete in itself: no object of it is a difference to one outside."""
+
+    digest: Digest
+    size_bytes: Annotated[int, Meta(ge=1, le=limits.WORKSPACE_PACK_SIZE_BYTES_MAX)]
+
+
+class WorkspaceChange(Body, frozen=True, kw_only=True, omit_defaults=True):
+    """A path that differs from the base. `objectId` is the git blob that it has now, None when removed."""
+
+    path: Path
+    kind: Literal["added", "changed", "removed"]
+    object_id: ObjectId | None = None
+
+
+class WorkspacePost(Body, frozen=True, kw_only=True, omit_defaults=True):
+    """A commit whose packs are stored. `packs` is everything needed to make it, oldest first."""
+
+    commit: ObjectId
+    tree: ObjectId
+    kind: Kind = "snapshot"
+    packs: Annotated[
+        list[WorkspacePack], Meta(min_length=1, max_length=limits.WORKSPACE_PACKS_MAX)
+    ]
+    base_workspace_id: str | None = None
+    """The handle that it was made from: its commit is an ancestor of this one."""
+    head: ObjectId | None = None
+    """The commit that was checked out in the user's repository."""
+    paths: Annotated[list[Selector], Meta(max_length=limits.WORKSPACE_SCOPE_MAX)] | None = None
+    """It differs from its base in these at most; None: anywhere."""
+    changes: Annotated[
+        list[WorkspaceChange], Meta(max_length=limits.WORKSPACE_CHANGES_MAX)
+    ] = []
+    """Where it differs from its base: the first ones, in git's order."""
+    change_count: Annotated[int, Meta(ge=0)] = 0
+    """How many there are in all."""
+    run_id: str | None = None
+    """An id or a key; a snapshot has none, because any number of runs may begin from it."""
+
+
+class WorkspaceHandle(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """See the module. Immutable."""
+
+    workspace_id: str
+    kind: Kind
+    commit: str
+    tree: str
+    packs: list[WorkspacePack]
+    base_workspace_id: str | None = None
+    head: str | None = None
+    paths: list[Selector] | None = None
+    change_count: int = 0
+    changes: list[WorkspaceChange] | None = None
+    """Only where one handle is read."""
+    run_id: str | None = None
+    task_id: str | None = None
+    assignment_id: str | None = None
+    created_at: datetime
+
+
+class WorkspaceRef(Frozen, frozen=True, kw_only=True):
+    """What a run has selected under a name. The version counts from 1."""
+
+    name: str
+    workspace_id: str
+    version: int
+    updated_at: datetime
+
+
+class WorkspacePromotion(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """One move of a ref. The first, made with the run, has no `fromWorkspaceId`."""
+
+    ref: str
+    version: int
+    from_workspace_id: str | None = None
+    to_workspace_id: str
+    mode: Literal["initial", "replace_bounded_paths", "fast_forward"]
+    paths: list[Selector] | None = None
+    user_id: str | None = None
+    assignment_id: str | None = None
+    """Who moved it: a person, or an attempt."""
+    promoted_at: datetime
+
+
+class PromotionPost(Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Move a ref to a handle that was made from what the ref is now."""
+
+    workspace_id: str
+    ref: RefName = SELECTED
+    expected_workspace_id: str | None = None
+    """What the ref has to be still; None: it is not there yet."""
+    mode: Mode = "fast_forward"
+    paths: Annotated[
+        list[Selector], Meta(min_length=1, max_length=limits.WORKSPACE_SCOPE_MAX)
+    ] | None = None
+    """For `replace_bounded_paths`: what may change. Without it, what the handle itself declares."""
+
+
+class Promoted(Frozen, frozen=True, kw_only=True):
+    """Answer of a promotion."""
+
+    ref: WorkspaceRef
+    promotion: WorkspacePromotion
+
+
+class RunWorkspaces(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """Refs of a run, a page of its tasks' handles (newest first), and the last 200 promotions (newest first)."""
+
+    refs: list[WorkspaceRef]
+    workspaces: list[WorkspaceHandle]
+    promotions: list[WorkspacePromotion]
+    next_cursor: str | None = None
+
+
+class AssignedWorkspace(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """The files that a task begins from: `handle`, and into it, in this order, those of `merge`."""
+
+    mount: str = MOUNT
+    handle: WorkspaceHandle
+    merge: list[WorkspaceHandle] = []
+    selected: WorkspaceRef | None = None
+    """What the run has selected at the time of the offer."""
+
+
+def path_text(path: str) -> str:
+    """The path as text: bytes that are no UTF-8 are written as `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
