@@ -1,0 +1,268 @@
+"""Workspaces over the API: handles and their packs, what a run selects, and what its tasks are given.
+
+The server looks into no commit, so these are made up; tests/e2e has real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Any
+
+from api.caller import Api, name, task
+from api.peer import SandboxPeer, adapter, sandbox
+from api.plane import Server
+from api.routes import artifact_of
+from embedded_servers import wait_until
+from flakes.store import workspaces
+from flakes.wire.sandbox_stream import Assignment
+
+CONTENT = b"not really a pack"
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+PACK = {"digest": DIGEST, "sizeBytes": len(CONTENT)}
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    made = {"commit": secrets.token_hex(20), "tree": secrets.token_hex(20), "packs": [PACK]}
+    return made | fields
+
+
+def bring(api: Api) -> None:
+    api.post("/v1/artifacts", artifact_of(CONTENT) | {"kind": "workspace-pack"}).ok(201)
+
+
+def stored(api: Api, **fields: Any) -> str:
+    answer = api.post("/v1/workspaces", body(**fields))
+    if answer.status == 409:
+        bring(api)
+        answer = api.post("/v1/workspaces", body(**fields))
+    return answer.ok(201)["workspaceId"]
+
+
+def started(api: Api, *tasks: dict[str, Any], workspace_id: str | None = None) -> dict[str, Any]:
+    graph = {
+        "name": "r",
+        "projectKey": api.project(),
+        "tasks": list(tasks),
+        "workspaceId": workspace_id,
+    }
+    return api.post(f"/v1/runs/{name('run')}/graph", graph).ok(201)
+
+
+class Peer:
+    """A sandbox that takes the tasks of one adapter, and stores files for them."""
+
+    def __init__(self, api: Api, peer: SandboxPeer, token: str) -> None:
+        self.peer = peer
+        self.api = api.as_(token)
+
+    def store(self, assignment: Assignment, kind: str, **fields: Any) -> str:
+        base = f"/v1/sandboxes/{self.peer.sandbox_id}"
+        self.api.call("PUT", f"{base}/packs/{DIGEST}", content=CONTENT).ok(201)
+        path = f"{base}/assignments/{assignment.assignment_id}/workspaces"
+        return self.api.post(path, body(kind=kind, **fields)).ok(201)["workspaceId"]
+
+
+def test_a_handle_needs_its_packs_and_takes_them_over(api: Api, other: Api) -> None:
+    made = body()
+    refused = api.post("/v1/workspaces", made).refused("workspace_packs_missing")
+    assert refused["missing"] == [DIGEST]
+    bring(api)
+    handle = api.post("/v1/workspaces", made).ok(201)
+    assert (handle["commit"], handle["packs"], handle["kind"]) == (
+        made["commit"],
+        [PACK],
+        "snapshot",
+    )
+    assert api.get("/v1/artifacts").ok()["artifacts"] == [], "the pack is the handle's now"
+    assert api.post("/v1/workspaces", made).ok(200) == handle
+    assert api.post("/v1/workspaces", body()).ok(201)["packs"] == [PACK], "a known pack is enough"
+    # That somebody has brought a pack is nobody else's to use.
+    other.post("/v1/workspaces", made).refused("workspace_packs_missing")
+    short = body(packs=[PACK | {"sizeBytes": 3}])
+    api.post("/v1/workspaces", short).refused("workspace_packs_missing")
+    for wrong in (
+        {"kind": "output"},
+        {"kind": "merged"},
+        {"runId": "nightly"},
+        {"packs": []},
+        {"commit": "HEAD"},
+    ):
+        api.post("/v1/workspaces", made | wrong).refused("invalid_request")
+    api.post("/v1/workspaces", body(baseWorkspaceId="ws_none")).refused("not_found")
+
+
+def test_a_run_begins_from_files_and_a_second_one_from_its_result(api: Api, other: Api) -> None:
+    first = stored(api)
+    made = started(api, task("only"), workspace_id=first)["run"]
+    assert made["workspaceId"] == first
+    found = api.get(f"/v1/runs/{made['runId']}/workspaces").ok()
+    assert [(r["name"], r["workspaceId"], r["version"]) for r in found["refs"]] == [
+        ("selected", first, 1)
+    ]
+    assert [(p["mode"], p["toWorkspaceId"]) for p in found["promotions"]] == [("initial", first)]
+    merged = stored(api, kind="merged", runId=made["runKey"], baseWorkspaceId=first)
+    again = started(api, task("only"), workspace_id=merged)["run"]
+    assert again["workspaceId"] not in (first, merged)
+    commits = {
+        api.get(f"/v1/workspaces/{each}").ok()["commit"] for each in (merged, again["workspaceId"])
+    }
+    assert len(commits) == 1
+    api.delete(f"/v1/runs/{made['runId']}")
+    graph = {"name": "r", "projectKey": other.project(), "tasks": [task("a")], "workspaceId": first}
+    other.post(f"/v1/runs/{name('run')}/graph", graph).refused("not_found")
+
+
+def test_a_run_put_with_other_files_is_another_run(api: Api) -> None:
+    key, put = name("run"), {"name": "r", "projectKey": api.project(), "workspaceId": stored(api)}
+    assert api.put(f"/v1/runs/{key}", put).ok(201)["workspaceId"] == put["workspaceId"]
+    api.put(f"/v1/runs/{key}", put).ok(200)
+    api.put(f"/v1/runs/{key}", put | {"workspaceId": stored(api)}).refused("run_conflict")
+
+
+def test_promotions_compare_and_keep_their_history(api: Api) -> None:
+    base = stored(api)
+    run = started(api, task("only"), workspace_id=base)["run"]["runId"]
+    path = f"/v1/runs/{run}/promotions"
+    one, two = (stored(api, kind="merged", runId=run, baseWorkspaceId=base) for _ in range(2))
+    done = api.post(path, {"workspaceId": one, "expectedWorkspaceId": base}).ok(200)
+    assert (done["ref"]["version"], done["promotion"]["fromWorkspaceId"]) == (2, base)
+    assert done["promotion"]["userId"] == api.get("/v1/me").ok()["userId"]
+    assert api.post(path, {"workspaceId": one, "expectedWorkspaceId": base}).ok(200) == done, (
+        "again"
+    )
+    stale = api.post(path, {"workspaceId": two, "expectedWorkspaceId": base}).refused(
+        "workspace_base_stale"
+    )
+    assert stale["current"]["workspaceId"] == one
+    # Not made from what is selected: it would take back what was promoted before.
+    aside = api.post(path, {"workspaceId": two, "expectedWorkspaceId": one})
+    assert aside.refused("workspace_base_stale")["current"]["version"] == 2
+    both = stored(api, kind="merged", runId=run, baseWorkspaceId=one)
+    api.post(path, {"workspaceId": both, "expectedWorkspaceId": one}).ok(200)
+    api.post(path, {"workspaceId": both, "ref": "release"}).ok(200)
+    found = api.get(f"/v1/runs/{run}/workspaces").ok()
+    assert {r["name"]: r["version"] for r in found["refs"]} == {"release": 1, "selected": 3}
+    assert [p["version"] for p in found["promotions"] if p["ref"] == "selected"] == [3, 2, 1]
+    assert {w["workspaceId"] for w in found["workspaces"]} == {one, two, both}
+
+    def told() -> list[str]:
+        events = api.get(
+            f"/v1/tasks/{api.get(f'/v1/runs/{run}/tasks').ok()['tasks'][0]['taskId']}/activity"
+        )
+        return [event["type"] for event in events.ok()["events"]]
+
+    assert "workspace.promoted" not in told(), "these are the run's, and no task's"
+
+
+def test_bounded_promotions_change_nothing_else(api: Api) -> None:
+    base = stored(api)
+    run = started(api, task("only"), workspace_id=base)["run"]["runId"]
+    path = f"/v1/runs/{run}/promotions"
+    scope = [{"path": "src", "kind": "prefix"}, {"path": "README", "kind": "exact"}]
+    declared = stored(api, kind="merged", runId=run, baseWorkspaceId=base, paths=scope)
+    wide = {"workspaceId": declared, "expectedWorkspaceId": base, "mode": "replace_bounded_paths"}
+    refused = api.post(path, wide | {"paths": scope[:1]}).refused("workspace_path_refused")
+    assert refused["paths"] == ["README"]
+    done = api.post(path, wide).ok(200)
+    assert done["promotion"]["paths"] == scope
+    changes = [{"path": "docs/a.md", "kind": "added", "objectId": "1" * 40}]
+    loose = stored(api, kind="merged", runId=run, baseWorkspaceId=declared, changes=changes)
+    body = {"workspaceId": loose, "expectedWorkspaceId": declared, "mode": "replace_bounded_paths"}
+    api.post(path, body).refused("invalid_request")
+    api.post(path, body | {"paths": scope}).refused("workspace_path_refused")
+    api.post(path, body | {"paths": [{"path": "docs", "kind": "prefix"}]}).ok(200)
+
+
+def test_tasks_get_what_is_selected_or_what_their_dependencies_left(api: Api) -> None:
+    own, who, base = adapter(), api.sandbox(), stored(api)
+    made = started(
+        api, task("a", own), task("b", own), task("idle", own, dependsOn=["a"]),
+        task("after", own, dependsOn=["idle"]), task("both", own, dependsOn=["b", "a"]),
+        workspace_id=base,
+    )  # fmt: skip
+    run = made["run"]["runId"]
+    with sandbox(api, who, adapters=[own]) as connected:
+        peer = Peer(api, connected, who[1])
+        left: dict[str, str] = {}
+        offered: dict[str, Assignment] = {}
+        for _ in range(5):
+            given = connected.start()
+            offered[given.task_key] = given
+            assert given.workspace is not None
+            if given.task_key in ("a", "b"):
+                origin = given.workspace.handle.workspace_id
+                peer.store(given, "candidate", baseWorkspaceId=origin)
+                left[given.task_key] = peer.store(given, "output", baseWorkspaceId=origin)
+            connected.finish(given.assignment_id)
+        files = {key: given.workspace for key, given in offered.items()}
+        assert files["a"].handle.workspace_id == files["b"].handle.workspace_id == base
+        assert files["a"].mount == "work"
+        assert (files["a"].selected.workspace_id, files["a"].selected.version) == (base, 1)
+        assert files["idle"].handle.workspace_id == left["a"], "its declared output, not the rest"
+        assert files["after"].handle.workspace_id == left["a"], (
+            "what changed nothing hands on what it got"
+        )
+        both = files["both"]
+        assert [both.handle.workspace_id, *(h.workspace_id for h in both.merge)] == [
+            left["b"],
+            left["a"],
+        ]
+        blob = f"/v1/sandboxes/{who[0]}/packs/{DIGEST}"
+        wait_until(lambda: api.get(f"/v1/runs/{run}").ok()["taskCounts"] == {"SUCCEEDED": 5})
+        peer.api.get(blob).refused("not_found")
+    found = api.get(f"/v1/runs/{run}/workspaces", taskId=offered["a"].task_id).ok()["workspaces"]
+    assert [w["kind"] for w in found] == ["output", "candidate"]
+
+
+def test_a_task_without_files_gets_none_and_names_its_own(api: Api) -> None:
+    own, named = adapter(), stored(api)
+    with sandbox(api, adapters=[own]) as peer:
+        started(api, task("plain", own))
+        plain = peer.start()
+        assert (plain.workspace, plain.workspace_inputs) == (None, {})
+        peer.finish(plain.assignment_id)
+        started(api, task("named", own, workspaceInputs={"library": named}))
+        given = peer.start()
+        assert given.workspace is None
+        assert given.workspace_inputs["library"].workspace_id == named
+        peer.finish(given.assignment_id)
+    path = f"/v1/runs/{api.run()['runKey']}/tasks"
+    api.put(f"{path}/a", task("a", workspaceInputs={"x": "ws_none"})).refused("not_found")
+    for mount in ("work", "../up", "UP"):
+        api.put(f"{path}/a", task("a", workspaceInputs={mount: named})).refused("invalid_request")
+
+
+def test_what_an_attempt_changed_is_kept_after_its_end_and_nothing_else(api: Api) -> None:
+    own, who = adapter(), api.sandbox()
+    started(api, task("only", own), workspace_id=stored(api))
+    with sandbox(api, who, adapters=[own]) as connected:
+        peer = Peer(api, connected, who[1])
+        given = connected.start()
+        base = f"/v1/sandboxes/{who[0]}"
+        assert peer.api.get(f"{base}/packs/{DIGEST}").content == CONTENT
+        assert peer.api.get(f"{base}/workspaces/{given.workspace.handle.workspace_id}").ok()
+        connected.finish(given.assignment_id, "failed")
+        wait_until(lambda: api.task(given.task_id)["status"] == "FAILED")
+        path = f"{base}/assignments/{given.assignment_id}/workspaces"
+        peer.api.post(path, body(kind="output")).refused("stale_assignment")
+        kept = peer.api.post(path, body(kind="candidate")).ok(201)
+        assert kept["taskId"] == given.task_id
+        stranger = api.sandbox()
+        path = f"/v1/sandboxes/{stranger[0]}/assignments/{given.assignment_id}/workspaces"
+        api.as_(stranger[1]).post(path, body(kind="candidate")).refused("stale_assignment")
+
+
+def test_snapshots_that_nobody_uses_go_in_time(server: Server, api: Api) -> None:
+    used, unused = stored(api), stored(api)
+    started(api, task("only"), workspace_id=used)
+    statement = str(workspaces._FORGET_UNBOUND)
+    with server.connect() as conn:
+        ids = [used, unused]
+        conn.execute(
+            "update workspaces set used_at = now() - interval '8 days' where workspace_id = any(%s)",
+            [ids],
+        )
+        conn.execute(statement, {"kept_s": workspaces.UNBOUND_KEPT_S, "limit": 100})
+    api.get(f"/v1/workspaces/{unused}").refused("not_found")
+    api.get(f"/v1/workspaces/{used}").ok()
