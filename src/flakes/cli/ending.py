@@ -12,13 +12,16 @@ from flakes.wire.runs import Run
 from flakes.wire.tasks import LogEntry, Task, TaskResult
 
 if TYPE_CHECKING:
+    from flakes.cli.capturing import Captured
     from flakes.client.api import Client
 
 TAIL_LINES = 10
 REQUESTS_AT_ONCE = 8
 
 
-async def show(client: Client, output: Output, run: Run) -> None:
+async def show(
+    client: Client, output: Output, run: Run, captured: Captured | None = None
+) -> None:
     """Print the outcome of a run that is complete."""
     tasks = await client.all_tasks(run.run_id)
     gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
@@ -33,7 +36,14 @@ async def show(client: Client, output: Output, run: Run) -> None:
     )
     if output.as_json:
         present = {key: result for key, result in results.items() if result is not None}
-        output.data(outcome.summary(run, tasks, present))
+        summary = outcome.summary(run, tasks, present)
+        if captured is not None:
+            summary["workspace"] = {
+                "workspaceId": captured.handle.workspace_id, "root": str(captured.root),
+                "files": captured.files, "changed": captured.changed,
+                "uploadedBytes": captured.uploaded_bytes, "notes": list(captured.notes),
+            }  # fmt: skip
+        output.data(summary)
         return
     shown = 0
     steps = outcome.steps(tasks)

@@ -13,7 +13,7 @@ from pathlib import Path
 from flakes.workspace.capture import GITLINK, SYMLINK, names
 from flakes.workspace.changes import Change, changes
 from flakes.workspace.commits import commit
-from flakes.workspace.git import WorkspaceError
+from flakes.workspace.git import GitFailed, WorkspaceError, users
 from flakes.workspace.merging import merge
 from flakes.workspace.snapshot import Snapshot
 
@@ -93,6 +93,23 @@ def carry_out(planned: Plan) -> None:
             target = _place(root, change.path)
             target.parent.mkdir(parents=True, exist_ok=True)
             held.replace(target)
+
+
+def stage_changes(planned: Plan) -> None:
+    """Put what was written into the user's index, as `git add` does: with the conversions of their repository."""
+    paths = [change.path for change in planned.changes if change.path not in planned.conflicts]
+    try:
+        for start in range(0, len(paths), _PATHS_AT_ONCE):
+            some = [f":(top,literal){path}" for path in paths[start : start + _PATHS_AT_ONCE]]
+            users(planned.now.root, "add", "--all", "--force", "--", *some)
+    except GitFailed as problem:
+        raise WorkspaceError(
+            "workspace_none", f"the files are written, and could not be staged: {problem.said}",
+            "stage them with git add",
+        ) from problem  # fmt: skip
+
+
+_PATHS_AT_ONCE = 500
 
 
 def _write(path: Path, change: Change, content: bytes) -> None:

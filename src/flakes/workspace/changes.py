@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from flakes.workspace.git import Git, encode
+from flakes.workspace.git import Git, encode, split
 
 Kind = Literal["added", "changed", "removed"]
 _KINDS: dict[str, Kind] = {"A": "added", "M": "changed", "T": "changed", "D": "removed"}
@@ -39,6 +39,28 @@ def _parse(raw: bytes) -> Iterator[Change]:
         yield Change(
             os.fsdecode(next(parts)), _KINDS[letter[0]], old_mode, new_mode, old_id, new_id
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """How many lines of a file came and went; None for a binary one."""
+
+    added: int | None
+    removed: int | None
+
+
+def lines(git: Git, old: str, new: str) -> dict[str, Lines]:
+    """Lines that came and went, by path."""
+    said = git.run(
+        "diff-tree", "-r", "-z", "--numstat", "--no-renames", "--no-textconv", "--no-ext-diff", old, new
+    )
+    found: dict[str, Lines] = {}
+    for line in split(said):
+        added, removed, path = line.split("\t", 2)
+        found[path] = (
+            Lines(None, None) if added == "-" else Lines(int(added), int(removed))
+        )
+    return found
 
 
 def patch(git: Git, old: str, new: str, paths: Sequence[str] = ()) -> bytes:

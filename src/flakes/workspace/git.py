@@ -6,11 +6,13 @@ No configuration but our own, no hook, filter, pager, helper, prompt or network.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -94,22 +96,23 @@ class Git:
 
     def run(
         self, *arguments: str, stdin: bytes | Path | Iterable[str] | None = None,
-        good: Sequence[int] = (0,), settings: Sequence[str] = (),
+        good: Sequence[int] = (0,), settings: Sequence[str] = (), to: Path | None = None,
     ) -> bytes:  # fmt: skip
-        """What the command printed. `stdin` is bytes, a file, or strings that are each ended with a NUL byte.
+        """What the command printed, unless that goes into the file `to`. `stdin` is bytes, a file, or strings
+        that are each ended with a NUL byte.
 
         Raises `GitFailed` when it ends with a status that is not `good`, `WorkspaceError` without git.
         """
-        return self.status(*arguments, stdin=stdin, good=good, settings=settings)[1]
+        return self.status(*arguments, stdin=stdin, good=good, settings=settings, to=to)[1]
 
     def status(
         self, *arguments: str, stdin: bytes | Path | Iterable[str] | None = None,
-        good: Sequence[int] = (0, 1), settings: Sequence[str] = (),
+        good: Sequence[int] = (0, 1), settings: Sequence[str] = (), to: Path | None = None,
     ) -> tuple[int, bytes]:  # fmt: skip
         """The status of the command and what it printed."""
         data = stdin if isinstance(stdin, bytes | Path | None) else encode(stdin)
         command = [*self._command(settings), *arguments]
-        done = _execute(command, data, os.environ | _ENVIRONMENT | self._places())
+        done = _execute(command, data, os.environ | _ENVIRONMENT | self._places(), to)
         if done.returncode not in good:
             raise GitFailed(arguments, done.returncode, done.stderr)
         return done.returncode, done.stdout
@@ -135,13 +138,16 @@ class Git:
         return places
 
 
-def users(directory: Path, *arguments: str, good: Sequence[int] = (0,)) -> bytes:
-    """A question to the user's own repository at `directory`: reads only, and starts none of its programs."""
-    environment = os.environ | {
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_TERMINAL_PROMPT": "0",
-        "LC_ALL": "C",
-    }
+def users(
+    directory: Path, *arguments: str, good: Sequence[int] = (0,), prompts: bool = False
+) -> bytes:
+    """A question to the user's own repository at `directory`: starts none of its hooks or monitors.
+
+    With `prompts`, git may ask the user for a password at the terminal.
+    """
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    if not prompts:
+        environment["GIT_TERMINAL_PROMPT"] = "0"
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         environment.pop(name, None)
     safe = (
@@ -169,22 +175,27 @@ def split(listed: bytes) -> list[str]:
 
 
 def _execute(
-    command: Sequence[str], stdin: bytes | Path | None, environment: dict[str, str]
+    command: Sequence[str],
+    stdin: bytes | Path | None,
+    environment: dict[str, str],
+    to: Path | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    try:
+    with contextlib.ExitStack() as files:
+        given: dict[str, Any] = {"input": b"" if stdin is None else stdin}
         if isinstance(stdin, Path):
-            with stdin.open("rb") as content:
-                return subprocess.run(
-                    command, stdin=content, capture_output=True, env=environment, check=False
-                )
-        return subprocess.run(
-            command,
-            input=b"" if stdin is None else stdin,
-            capture_output=True,
-            env=environment,
-            check=False,
-        )
-    except FileNotFoundError as problem:
-        raise WorkspaceError(
-            "git_missing", "git is not installed, or not on PATH", "install git 2.38 or newer"
-        ) from problem
+            given = {"stdin": files.enter_context(stdin.open("rb"))}
+        printed: Any = subprocess.PIPE if to is None else files.enter_context(to.open("wb"))
+        try:
+            done = subprocess.run(
+                command,
+                **given,
+                stdout=printed,
+                stderr=subprocess.PIPE,
+                env=environment,
+                check=False,
+            )
+        except FileNotFoundError as problem:
+            raise WorkspaceError(
+                "git_missing", "git is not installed, or not on PATH", "install git 2.38 or newer"
+            ) from problem
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout or b"", done.stderr)

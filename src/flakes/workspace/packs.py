@@ -18,12 +18,11 @@ def pack(git: Git, commit: str, *, without: Sequence[str] = (), to: Path) -> int
         commit,
         *(f"^{name}" for known in without for name in (known, f"{known}^{{tree}}")),
     ]
-    data = git.run(
+    git.run(
         "pack-objects", "--stdout", "--revs", "--quiet", "--threads=1", "--delta-base-offset",
-        stdin=("\n".join(revisions) + "\n").encode(),
+        stdin=("\n".join(revisions) + "\n").encode(), to=to,
     )  # fmt: skip
-    to.write_bytes(data)
-    return len(data)
+    return to.stat().st_size
 
 
 def unpack(git: Git, packs: Iterable[Path]) -> None:

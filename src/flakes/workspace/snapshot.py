@@ -11,11 +11,11 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flakes.workspace.capture import GITLINK, capture, entries, names
+from flakes.workspace.capture import GITLINK, Entry, capture, entries, names
 from flakes.workspace.commits import commit, keep
 from flakes.workspace.git import Git, GitFailed, WorkspaceError, split, users
 
@@ -29,6 +29,8 @@ class Snapshot:
     commit: str
     tree: str
     head: str | None
+    files: int
+    """How many paths it holds."""
     notes: tuple[str, ...]
     """What is not in it although one might expect so, a sentence each."""
 
@@ -39,7 +41,7 @@ def snapshot(directory: Path, state: Path) -> Snapshot:
     Raises `WorkspaceError`: unreadable or too large files, a repository that git will not trust, no git.
     """
     root, ignored, forced, head = _theirs(directory.resolve())
-    place = state / hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
+    place = _place(root, state)
     git = Git.at(place / "objects.git").over(root, place / "index")
     with _alone(place / "lock"):
         exclude = place / "exclude"
@@ -51,11 +53,22 @@ def snapshot(directory: Path, state: Path) -> Snapshot:
         words = {"Flakes-Head": head} if head else {}
         made = commit(git, tree, "Files as they were", trailers=words)
         keep(git, made)
-    return Snapshot(git, root, made, tree, head, tuple(_notes(git, tree)))
+    listed = entries(git, tree)
+    return Snapshot(git, root, made, tree, head, len(listed), tuple(_notes(listed)))
 
 
-def _notes(git: Git, tree: str) -> Iterator[str]:
-    inner = [entry.path for entry in entries(git, tree) if entry.mode == GITLINK]
+def repository(directory: Path, state: Path) -> Git:
+    """Where the objects of captures of these files are, without capturing."""
+    root, *_ = _theirs(directory.resolve())
+    return Git.at(_place(root, state) / "objects.git")
+
+
+def _place(root: Path, state: Path) -> Path:
+    return state / hashlib.sha256(os.fsencode(root)).hexdigest()[:32]
+
+
+def _notes(listed: Sequence[Entry]) -> Iterator[str]:
+    inner = [entry.path for entry in listed if entry.mode == GITLINK]
     if inner:
         yield f"repositories inside are not captured, only their names: {names(inner)}"
 

@@ -15,7 +15,7 @@ from flakes.cli import target
 from flakes.cli.options import json_option, key_of
 from flakes.cli.output import Output, bold, dim
 from flakes.cli.plan import Plan, PlanError, from_prompt, from_workflow, looks_like_file
-from flakes.cli.render.text import count
+from flakes.cli.render.text import count, size
 from flakes.wire.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -25,8 +25,10 @@ from flakes.wire.errors import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from flakes.cli.capturing import Captured
     from flakes.client.api import Client
     from flakes.wire.runs import RunWithTasks
+    from flakes.workspace.snapshot import Snapshot
 
 
 @click.command()
@@ -43,6 +45,11 @@ if TYPE_CHECKING:
 )
 @click.option("--detach", is_flag=True, help="Submit, print where to look, and return.")
 @click.option(
+    "--workspace", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The files that tasks begin from (default: the repository that this is).",
+)  # fmt: skip
+@click.option("--no-workspace", is_flag=True, help="Give the tasks no files.")
+@click.option(
     "--timeout-ms", type=click.IntRange(1), help="Follow at most this long; the run goes on."
 )
 @click.option("--server", metavar="URL", help="The control plane to use.")
@@ -57,6 +64,8 @@ def run(
     run_name: str | None,
     variables: tuple[str, ...],
     detach: bool,
+    workspace: Path | None,
+    no_workspace: bool,
     timeout_ms: int | None,
     server: str | None,
     token: str | None,
@@ -67,8 +76,14 @@ def run(
     FILE.md is a workflow file, PROMPT is what one task is to do, and - reads a workflow file from
     standard input. Without a named server the local session is used, and started when it does not run.
     Interrupting stops the following, not the run.
+
+    The repository that this is called in (or a small directory that is none) is captured as it is, with
+    what is not committed and without what is ignored; tasks find it as their working directory. `flakes
+    diff` and `flakes apply` bring back what they changed.
     """
     output = Output(as_json)
+    if workspace is not None and no_workspace:
+        raise click.UsageError("--workspace and --no-workspace exclude each other")
     try:
         plan = _plan(what, adapter, variables)
     except PlanError as error:
@@ -76,6 +91,7 @@ def run(
     if check:
         _summary(output, plan)
         return EXIT_DONE
+    taken = None if no_workspace else _capture(output, workspace)
     chosen = target.choice(server, token)
     if not target.is_configured(chosen):
         _start_session(output)
@@ -84,7 +100,7 @@ def run(
     plan.run_name = run_name or plan.run_name or plan.title
     timeout_s = None if timeout_ms is None else timeout_ms / 1000
     try:
-        return asyncio.run(_submit(chosen, output, plan, detach, timeout_s))
+        return asyncio.run(_submit(chosen, output, plan, taken, detach, timeout_s))
     except KeyboardInterrupt:
         output.talk()
         if not plan.submitted:
@@ -167,8 +183,23 @@ def _start_session(output: Output) -> None:
     up(chosen, lambda sentence: output.talk(dim(f"  {sentence} ...")))
 
 
+def _capture(output: Output, directory: Path | None) -> Snapshot | None:
+    from flakes.cli import capturing
+
+    wanted = capturing.wanted(directory)
+    if wanted is None:
+        output.talk(dim("no files: this is no repository, and not small; --workspace DIR captures it"))
+        return None
+    return capturing.take(wanted)
+
+
 async def _submit(
-    chosen: target.Choice, output: Output, plan: Plan, detach: bool, timeout_s: float | None
+    chosen: target.Choice,
+    output: Output,
+    plan: Plan,
+    taken: Snapshot | None,
+    detach: bool,
+    timeout_s: float | None,
 ) -> int:
     assert plan.run_key is not None
     assert plan.project is not None
@@ -183,6 +214,10 @@ async def _submit(
         body["budget"] = plan.budget
     async with target.client(chosen) as client:
         await client.ensure_project(plan.project)
+        captured = None
+        if taken is not None:
+            captured = await _store(client, output, taken)
+            body["workspaceId"] = captured.handle.workspace_id
         submitted = await client.post_graph(plan.run_key, body)
         plan.submitted = True
         run_key = submitted.run.run_key
@@ -192,7 +227,23 @@ async def _submit(
         if detach:
             _detached(output, submitted)
             return EXIT_DONE
-        return await finish(client, output, submitted, timeout_s)
+        return await finish(client, output, submitted, timeout_s, captured)
+
+
+async def _store(client: Client, output: Output, taken: Snapshot) -> Captured:
+    from flakes.cli import capturing
+
+    captured = await capturing.store(client, taken)
+    sent = f"{size(captured.uploaded_bytes)} uploaded" if captured.uploaded_bytes else "nothing to upload"
+    changed = ""
+    if captured.changed is not None:
+        changed = f"{captured.changed:,} changed, " if captured.changed else "unchanged, "
+    output.talk(
+        "files from ", str(captured.root), dim(f"  {count(captured.files, 'file')}, {changed}{sent}")
+    )
+    for note in captured.notes:
+        output.talk(dim(f"  {note}"))
+    return captured
 
 
 def _detached(output: Output, submitted: RunWithTasks) -> None:
@@ -206,7 +257,11 @@ def _detached(output: Output, submitted: RunWithTasks) -> None:
 
 
 async def finish(
-    client: Client, output: Output, submitted: RunWithTasks, timeout_s: float | None
+    client: Client,
+    output: Output,
+    submitted: RunWithTasks,
+    timeout_s: float | None,
+    captured: Captured | None = None,
 ) -> int:
     """Follow to the end, show what came of it, and say so in the exit code."""
     from flakes.cli.ending import show
@@ -214,7 +269,7 @@ async def finish(
     from flakes.core.run import RunState
 
     ended = await follow(client, submitted.run, submitted.tasks, output, timeout_s)
-    await show(client, output, ended)
+    await show(client, output, ended, captured)
     return EXIT_DONE if ended.state == RunState.SUCCEEDED else EXIT_UNSUCCESSFUL
 
 

@@ -1,0 +1,292 @@
+"""`flakes run`, `diff`, `apply` and `publish` with a real repository, against a real server.
+
+What a task would do is done here with the same functions a sandbox has: checked out, changed, collected, packed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.caller import Api, name
+from api.peer import SandboxPeer, adapter, sandbox
+from api.plane import Server
+from flakes.cli.main import run_cli
+from flakes.wire.sandbox_stream import Assignment
+from flakes.workspace.checkout import check_out, collect
+from flakes.workspace.commits import tree_of
+from flakes.workspace.git import Git
+from flakes.workspace.packs import pack, take_in
+from workspace.theirs import fingerprint, git, repository, write
+
+Edit = Callable[[Path], None]
+
+
+class Machine:
+    """A sandbox's side of files: what comes with an offer, and what is stored of it."""
+
+    def __init__(self, api: Api, peer: SandboxPeer, token: str, scratch: Path) -> None:
+        self.api = api.as_(token)
+        self.base = f"/v1/sandboxes/{peer.sandbox_id}"
+        self.scratch = scratch
+        self.git = Git.at(scratch / "objects.git")
+
+    def work(self, given: Assignment, edit: Edit) -> str:
+        """Do `edit` in the files of the offer, and store what changed; the handle's id."""
+        assert given.workspace is not None
+        handle = given.workspace.handle
+        place = self.scratch / given.assignment_id
+        for each in handle.packs:
+            content = self.api.get(f"{self.base}/packs/{each.digest}").content
+            place.with_suffix(".pack").write_bytes(content)
+            take_in(self.git, place.with_suffix(".pack"))
+        index = self.scratch / f"{given.assignment_id}.index"
+        check_out(self.git, handle.commit, place, index)
+        edit(place)
+        made = collect(self.git, handle.commit, place, index, subject="Work", trailers={})
+        assert made is not None
+        size = pack(self.git, made, without=[handle.commit], to=self.scratch / "new.pack")
+        content = (self.scratch / "new.pack").read_bytes()
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        self.api.call("PUT", f"{self.base}/packs/{digest}", content=content).ok(201)
+        packs = [{"digest": p.digest, "sizeBytes": p.size_bytes} for p in handle.packs]
+        body = {
+            "commit": made, "tree": tree_of(self.git, made), "kind": "candidate", "changeCount": 1,
+            "baseWorkspaceId": handle.workspace_id, "packs": [*packs, {"digest": digest, "sizeBytes": size}],
+        }  # fmt: skip
+        path = f"{self.base}/assignments/{given.assignment_id}/workspaces"
+        return self.api.post(path, body).ok(201)["workspaceId"]
+
+
+@pytest.fixture
+def api(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Api:
+    api = server.account()
+    assert api.token is not None
+    monkeypatch.setenv("FLAKES_SERVER", api.url)
+    monkeypatch.setenv("FLAKES_TOKEN", api.token)
+    monkeypatch.setenv("FLAKES_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NO_COLOR", "1")
+    return api
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = repository(tmp_path / "theirs", a_txt="one\ntwo\n", src__b_py="b = 1\n", gone_txt="x\n")
+    monkeypatch.chdir(root)
+    return root
+
+
+def flakes(*words: str, code: int = 0) -> tuple[str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    assert run_cli(list(words), out, err) == code, (out.getvalue(), err.getvalue())
+    return out.getvalue(), err.getvalue()
+
+
+def said(*words: str) -> Any:
+    return json.loads(flakes(*words, "--json")[0])
+
+
+def begun(own: str, *words: str) -> tuple[str, str]:
+    """A run of one task that waits for its sandbox: its key, and what was said of the files."""
+    key = name("run")
+    _, err = flakes("run", "do it", "--adapter", own, "--key", key, "--detach", *words)
+    return key, next(iter(line for line in err.splitlines() if line.startswith("files from")), "")
+
+
+@pytest.fixture
+def machine(api: Api, tmp_path: Path) -> Iterator[Callable[[Edit], str]]:
+    """Begins a run in the current directory and does the work of its task; the run's key."""
+    own, who = adapter(), api.sandbox()
+    with sandbox(api, who, adapters=[own]) as peer:
+        there = Machine(api, peer, who[1], tmp_path / "machine")
+
+        def work(edit: Edit) -> str:
+            key, _ = begun(own)
+            given = peer.start()
+            there.work(given, edit)
+            peer.finish(given.assignment_id)
+            return key
+
+        yield work
+
+
+def edit(root: Path) -> None:
+    write(root, a_txt="one\nTWO\n", new__c_txt="c\n")
+    (root / "gone.txt").unlink()
+    (root / "data.bin").write_bytes(bytes(range(256)))
+
+
+def test_a_run_takes_the_files_and_sends_only_what_changed(api: Api, theirs: Path) -> None:
+    before = fingerprint(theirs)
+    _, first = begun("nobody")
+    assert "3 files" in first
+    assert "uploaded" in first
+    _, again = begun("nobody")
+    assert again.endswith("3 files, unchanged, nothing to upload")
+    assert fingerprint(theirs) == before
+    write(theirs, a_txt="other\n")
+    key, third = begun("nobody")
+    assert "3 files, 1 changed," in third
+    run = api.get(f"/v1/runs/{key}").ok()
+    assert len(api.get(f"/v1/workspaces/{run['workspaceId']}").ok()["packs"]) == 2
+    key, nothing = begun("nobody", "--no-workspace")
+    assert (nothing, api.get(f"/v1/runs/{key}").ok().get("workspaceId")) == ("", None)
+    assert "began without files" in flakes("diff", key, code=2)[1]
+
+
+def test_a_server_that_forgot_gets_everything_again(api: Api, server: Server, theirs: Path) -> None:
+    begun("nobody")
+    with server.connect() as conn:
+        owner = api.get("/v1/me").ok()["userId"]
+        conn.execute("delete from workspaces where owner_id = %s", [owner])
+    key, line = begun("nobody")
+    assert "uploaded" in line
+    assert api.get(f"/v1/runs/{key}").ok()["workspaceId"]
+
+
+def test_what_is_no_repository(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tmp_path / "plain"
+    write(plain, a_txt="a")
+    monkeypatch.chdir(plain)
+    assert "1 file," in begun("nobody")[1], "small ones are taken"
+    (plain / "large").write_bytes(bytes(17 * 1024**2))
+    assert begun("nobody")[1] == ""
+    assert "2 files" in begun("nobody", "--workspace", ".")[1], "unless they are named"
+    (plain / "large").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert begun("nobody")[1] == "", "without git a run needs no files"
+    refused = flakes("run", "x", "--adapter", "nobody", "--workspace", ".", "--json", code=2)[1]
+    assert json.loads(refused)["error"] == "git_missing"
+    assert "--no-workspace" in json.loads(refused)["fix"]
+
+
+def test_diff_and_apply(theirs: Path, machine: Callable[[Edit], str]) -> None:
+    write(theirs, a_txt="one\ntwo\nnot committed\n", local_txt="mine\n")
+    key = machine(lambda root: write(root, a_txt="one\nTWO\nnot committed\n", new__c_txt="c\n"))
+    before = fingerprint(theirs)
+    assert flakes("diff", key, "--name-only")[0] == "a.txt\nnew/c.txt\n"
+    assert "2 files, +2 -1" in flakes("diff", f"{key}/task", "--stat")[0]
+    patch = flakes("diff", key)[0]
+    assert "-two\n+TWO\n" in patch
+    facts = said("diff", key)
+    assert [(f["path"], f["kind"], f["addedLines"]) for f in facts["files"]] == [
+        ("a.txt", "changed", 1), ("new/c.txt", "added", 1),
+    ]  # fmt: skip
+    assert fingerprint(theirs) == before
+    write(theirs, local_txt="mine, later\n")
+    assert flakes("apply", key)[0] == "M a.txt\nA new/c.txt\n"
+    assert (theirs / "a.txt").read_text() == "one\nTWO\nnot committed\n"
+    assert (theirs / "local.txt").read_text() == "mine, later\n"
+    assert "everything is here already" in flakes("apply", key)[1]
+    assert git(theirs, "diff", "--cached", "--name-only") == ""
+
+
+def test_apply_refuses_what_would_be_lost_and_merges_when_told(
+    theirs: Path, machine: Callable[[Edit], str]
+) -> None:
+    write(theirs, a_txt="1\n2\n3\n4\n5\n6\n7\n8\n")
+    key = machine(lambda root: write(root, a_txt="1\n2\n3\n4\n5\n6\n7\nEIGHT\n", other_txt="o\n"))
+    write(theirs, a_txt="ONE\n2\n3\n4\n5\n6\n7\n8\n")
+    before = fingerprint(theirs)
+    refused = json.loads(flakes("apply", key, "--json", code=2)[1])
+    assert (refused["error"], refused["paths"]) == ("apply_would_overwrite", ["a.txt"])
+    assert fingerprint(theirs) == before
+    flakes("apply", key, "--3way", "--index")
+    assert (theirs / "a.txt").read_text() == "ONE\n2\n3\n4\n5\n6\n7\nEIGHT\n"
+    assert git(theirs, "diff", "--cached", "--name-only").split() == ["a.txt", "other.txt"]
+    write(theirs, a_txt="1\n2\n3\n4\n5\n6\n7\nacht\n")
+    assert "a.txt  conflict" in flakes("apply", key, "--3way", code=2)[0]
+    assert "<<<<<<<" in (theirs / "a.txt").read_text()
+
+
+def test_a_branch_leaves_the_checkout_alone(theirs: Path, machine: Callable[[Edit], str]) -> None:
+    write(theirs, local_txt="not committed\n")
+    key = machine(edit)
+    before = {
+        path: seen for path, seen in fingerprint(theirs).items() if not path.startswith(".git/")
+    }
+    head, staged = git(theirs, "rev-parse", "HEAD"), (theirs / ".git/index").read_bytes()
+    flakes("apply", key, "--branch", "result")
+    after = {
+        path: seen for path, seen in fingerprint(theirs).items() if not path.startswith(".git/")
+    }
+    assert after == before
+    assert (theirs / ".git/index").read_bytes() == staged
+    assert git(theirs, "rev-parse", "result^") == head
+    assert git(theirs, "ls-tree", "-r", "--name-only", "result").split() == [
+        "a.txt", "data.bin", "new/c.txt", "src/b.py",
+    ]  # fmt: skip
+    assert f"Flakes-Run: {key}" in git(theirs, "log", "-1", "--format=%B", "result")
+    git(theirs, "fsck", "--strict")
+    assert "there already" in flakes("apply", key, "--branch", "result")[0]
+    git(theirs, "branch", "mine")
+    for taken in ("mine", "main", "-x", "a..b"):
+        refused = flakes("apply", key, f"--branch={taken}", code=2)[1]
+        assert refused.startswith("error: ")
+    git(theirs, "checkout", "--quiet", "result")
+    assert "checked out" in flakes("apply", key, "--branch", "result", code=2)[1]
+
+
+def test_publish_pushes_and_never_forces(
+    theirs: Path, tmp_path: Path, machine: Callable[[Edit], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = tmp_path / "gitlab.git"
+    git(tmp_path, "init", "--quiet", "--bare", str(remote))
+    key = machine(edit)
+    assert "no remote" in flakes("publish", key, code=2)[1]
+    git(theirs, "remote", "add", "origin", str(remote))
+    hook = theirs / ".git/hooks/pre-push"
+    hook.write_text("#!/bin/sh\ntouch hooked\n")
+    hook.chmod(0o755)
+    programs = tmp_path / "programs"
+    write(programs, glab='#!/bin/sh\necho "$@" > ../asked\n')
+    (programs / "glab").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    facts = said("publish", key, "--pr")
+    assert (facts["branch"], facts["pullRequestOpened"]) == (f"flakes/{key}", True)
+    assert (tmp_path / "asked").read_text().startswith(f"mr create --source-branch flakes/{key}")
+    assert git(remote, "rev-parse", f"flakes/{key}") == facts["branchCommit"]
+    assert not (theirs / "hooked").exists()
+    assert said("publish", key)["branchCommit"] == facts["branchCommit"], "again"
+    other = repository(tmp_path / "other", z_txt="z")
+    git(other, "push", "--quiet", str(remote), "HEAD:refs/heads/taken")
+    there = git(remote, "rev-parse", "taken")
+    refused = json.loads(flakes("publish", key, "--branch", "taken", "--json", code=2)[1])
+    assert refused["error"] == "publish_refused"
+    assert git(remote, "rev-parse", "taken") == there
+
+
+def test_several_tasks_are_named_when_nothing_is_selected(
+    api: Api, theirs: Path, tmp_path: Path
+) -> None:
+    own, who = adapter(), api.sandbox()
+    plan = tmp_path / "plan.md"
+    plan.write_text(f"+++\nadapter = '{own}'\n+++\n## a: A\n\nDo.\n\n## b: B\n\nDo.\n")
+    key = name("run")
+    flakes("run", str(plan), "--key", key, "--detach")
+    with sandbox(api, who, adapters=[own]) as peer:
+        there = Machine(api, peer, who[1], tmp_path / "machine")
+        stored: dict[str, str] = {}
+        for _ in range(2):
+            given = peer.start()
+            file = f"{given.task_key}_txt"
+            stored[given.task_key] = there.work(
+                given, lambda root, file=file: write(root, **{file: "changed\n"})
+            )
+            peer.finish(given.assignment_id)
+    assert "flakes diff" in flakes("diff", key, code=2)[1]
+    assert flakes("diff", f"{key}/b", "--name-only")[0] == "b.txt\n"
+    run = api.get(f"/v1/runs/{key}").ok()
+    body = {"workspaceId": stored["a"], "expectedWorkspaceId": run["workspaceId"]}
+    api.post(f"/v1/runs/{key}/promotions", body).ok(200)
+    out, err = flakes("diff", key, "--name-only")
+    assert out == "a.txt\n"
+    assert "1 task has changes that are not in this" in err
