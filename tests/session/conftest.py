@@ -31,6 +31,8 @@ def session(shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Layou
     monkeypatch.setenv("FLAKES_DATA_DIR", str(shared_dir / "data"))
     for name in ("FLAKES_SERVER", "FLAKES_TOKEN", "FLAKES_SESSION"):
         monkeypatch.delenv(name, raising=False)
+    (shared_dir / "nothing").mkdir(exist_ok=True)
+    monkeypatch.chdir(shared_dir / "nothing")  # which holds no files that a run would take
     chosen = Layout(shared_dir / "data", "default")
     down(chosen)
     yield chosen

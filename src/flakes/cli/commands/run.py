@@ -91,7 +91,7 @@ def run(
     if check:
         _summary(output, plan)
         return EXIT_DONE
-    taken = None if no_workspace else _capture(output, workspace)
+    taken = None if no_workspace else _capture(workspace)
     chosen = target.choice(server, token)
     if not target.is_configured(chosen):
         _start_session(output)
@@ -183,14 +183,11 @@ def _start_session(output: Output) -> None:
     up(chosen, lambda sentence: output.talk(dim(f"  {sentence} ...")))
 
 
-def _capture(output: Output, directory: Path | None) -> Snapshot | None:
+def _capture(directory: Path | None) -> Snapshot | None:
     from flakes.cli import capturing
 
     wanted = capturing.wanted(directory)
-    if wanted is None:
-        output.talk(dim("no files: this is no repository, and not small; --workspace DIR captures it"))
-        return None
-    return capturing.take(wanted)
+    return None if wanted is None else capturing.take(wanted)
 
 
 async def _submit(
