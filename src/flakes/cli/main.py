@@ -30,9 +30,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("logs:logs", "Show the log of a task, or follow it."),
     "transcript": ("transcript:transcript", "Show what the agents of a task said and did, in all its attempts."),
     "runs": ("runs:runs", "List, create, close, wait for, cancel, retry, export and delete runs."),
-    "diff": ("results:diff", "Show what a run or a task changed in its files."),
-    "apply": ("results:apply", "Bring what a run or a task changed into your files."),
-    "publish": ("results:publish", "Push what a run made of your files as a branch."),
+    "diff": ("results:diff", "Show what a run, or one task of it, changed in its files."),
+    "apply": ("results:apply", "Bring what a run, or one task of it, changed into the files that this is called in."),
+    "publish": ("results:publish", "Push what a run made of the files as a branch, from the commit that it began from."),
     "metrics": ("metrics:metrics", "Measure a run: waiting and running times, success, retries."),
     "tasks": ("tasks:tasks", "List, save, admit, cancel and retry tasks; read their results and activity."),
     "artifacts": (
