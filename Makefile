@@ -13,6 +13,7 @@ demo: ## Run a real workflow on a local session of its own, and leave nothing ru
 test: ## Set up what the tests need and run them all
 	@tools/setup.sh dev
 	@tools/setup.sh agents
+	@tools/setup.sh browser
 	@tools/test.sh
 
 check: ## Format, lint, types, layers, migrations (under 30 s)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes .venv from one pinned and hashed requirement file: `tools/setup.sh base` or `tools/setup.sh dev`; with
-# `tools/setup.sh agents`, puts the agents that the tests drive into .venv/agents, by their own lock file.
+# `tools/setup.sh agents` (or `browser`), puts the agents that the tests drive (or what the tests of the console use
+# besides the browser) into .venv/agents (.venv/browser), by a lock file of their own.
 # Nothing outside the checkout is touched, except that on Debian, as root, packages that are missing are installed:
 # python3-venv, and for `dev` what some tests need and skip without (a browser, namespaces, network tools).
 # When nothing has changed since the last time, it does nothing and needs no network.
@@ -10,30 +11,30 @@ wanted=$1
 requirements=requirements/$wanted.txt
 
 # Where they cannot be installed, the file `skipped` says why, and the tests that need them are skipped.
-install_agents() {
-    agents=.venv/agents
-    lock=tests/agents/package-lock.json
+install_packages() {
+    place=.venv/$1
+    lock=tests/$1/package-lock.json
     stamp=$(cksum <"$lock" | tr ' ' '-')
-    [ "$(cat "$agents/.stamp" 2>/dev/null)" = "$stamp" ] && return
-    mkdir -p "$agents"
-    rm -rf "$agents/node_modules" "$agents/skipped"
-    cp tests/agents/package.json "$lock" "$agents"
+    [ "$(cat "$place/.stamp" 2>/dev/null)" = "$stamp" ] && return
+    mkdir -p "$place"
+    rm -rf "$place/node_modules" "$place/skipped"
+    cp "tests/$1/package.json" "$lock" "$place"
     if ! command -v npm >/dev/null; then
-        echo "there is no npm on the PATH" >"$agents/skipped"
-    elif echo "installing the agents that the tests drive (pinned and hashed)" >&2 &&
-        ! (cd "$agents" && npm ci --fetch-retries=1 --ignore-scripts --no-audit --no-fund --loglevel=error >npm.log 2>&1); then
-        rm -rf "$agents/node_modules"
-        echo "npm ci failed: $(grep -m 1 -i 'error' "$agents/npm.log" || tail -n 1 "$agents/npm.log")" >"$agents/skipped"
+        echo "there is no npm on the PATH" >"$place/skipped"
+    elif echo "installing $2 (pinned and hashed)" >&2 &&
+        ! (cd "$place" && npm ci --fetch-retries=1 --ignore-scripts --no-audit --no-fund --loglevel=error >npm.log 2>&1); then
+        rm -rf "$place/node_modules"
+        echo "npm ci failed: $(grep -m 1 -i 'error' "$place/npm.log" || tail -n 1 "$place/npm.log")" >"$place/skipped"
     else
-        echo "$stamp" >"$agents/.stamp"
+        echo "$stamp" >"$place/.stamp"
         return
     fi
-    echo "skipping them: $(cat "$agents/skipped")" >&2
+    echo "skipping them: $(cat "$place/skipped")" >&2
 }
-if [ "$wanted" = agents ]; then
-    install_agents
-    exit 0
-fi
+case $wanted in
+agents) install_packages agents "the agents that the tests drive" && exit 0 ;;
+browser) install_packages browser "what the tests of the console use" && exit 0 ;;
+esac
 
 find_python() {
     for name in "${PYTHON:-}" python3.13 python3.12 python3.11 python3 python3.14; do

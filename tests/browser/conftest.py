@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,10 @@ from postgres import postgres, template
 __all__ = ["postgres", "template"]
 
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+SETTINGS = {"leases": {"heartbeatS": 1.0}, "auth": {"signUp": True}}
+PATIENCE_MS = 30_000
+
+Open = Callable[[str], Any]
 
 
 @pytest.fixture(scope="session")
@@ -26,20 +32,27 @@ def server(
 ) -> Iterator[Server]:
     with (
         databases._fresh(postgres, template) as dsn,
-        serving(tmp_path_factory.mktemp("server"), dsn, {"leases": {"heartbeatS": 1.0}}) as running,
+        serving(tmp_path_factory.mktemp("server"), dsn, SETTINGS) as running,
     ):
         yield running
 
 
 @pytest.fixture
 def api(server: Server) -> Api:
+    return account(server)
+
+
+def account(server: Server) -> Api:
+    """A new account."""
     # In a thread of its own: the driver of the browser keeps an event loop running in this one.
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(server.account).result()
 
 
-@pytest.fixture(scope="module")  # its driver keeps an event loop running, which other tests must not meet
-def browser() -> Iterator[object]:
+@pytest.fixture(
+    scope="module"
+)  # its driver keeps an event loop running, which other tests must not meet
+def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("no chromium on PATH; on Debian: apt-get install chromium")
@@ -48,3 +61,38 @@ def browser() -> Iterator[object]:
         running = started.chromium.launch(executable_path=str(Path(chromium)), args=FLAGS.split())
         yield running
         running.close()
+
+
+@contextmanager
+def visiting(browser: Any, url: str, api: Api | None = None, **settings: Any) -> Iterator[Open]:
+    """Opens pages of the console, as the account if one is given; no script may fail meanwhile."""
+    failures: list[str] = []
+    with ExitStack() as stack:
+        context = browser.new_context(**settings)
+        stack.callback(context.close)
+        context.set_default_timeout(PATIENCE_MS)
+        code = None if api is None else api.post("/v1/auth/browser-links").ok(201)["code"]
+
+        def visit(path: str) -> Any:
+            page = context.new_page()
+            page.on("pageerror", lambda error: failures.append(str(error)))
+            page.on(
+                "console",
+                lambda line: (
+                    failures.append(line.text) if "Content Security" in line.text else None
+                ),
+            )
+            first = "" if code is None or context.cookies() else f"#link={code}"
+            page.goto(f"{url}/console{path}{first}")
+            page.wait_for_selector("h1")
+            return page
+
+        yield visit
+    assert failures == []
+
+
+@pytest.fixture
+def visit(browser: Any, api: Api) -> Iterator[Open]:
+    """Opens a page of the console as the account, signed in through a one-time link."""
+    with visiting(browser, api.url, api) as visit:
+        yield visit

@@ -2,37 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
-
-import pytest
-
 from api.caller import Api, task
 from api.peer import adapter, sandbox
-
-Open = Callable[[str], Any]
-
-
-@pytest.fixture
-def visit(browser: Any, api: Api) -> Iterator[Open]:
-    """Opens a page of the console as the account, signed in through a one-time link; no script may fail."""
-    failures: list[str] = []
-    with ExitStack() as stack:
-        context = browser.new_context()
-        stack.callback(context.close)
-        code = api.post("/v1/auth/browser-links").ok(201)["code"]
-
-        def visit(path: str) -> Any:
-            page = context.new_page()
-            page.on("pageerror", lambda error: failures.append(str(error)))
-            first = "" if context.cookies() else f"#link={code}"
-            page.goto(f"{api.url}/console{path}{first}")
-            page.wait_for_selector("h1")
-            return page
-
-        yield visit
-    assert failures == []
+from browser.conftest import Open
 
 
 def test_a_link_signs_in_once_and_a_run_moves_by_itself(visit: Open, api: Api) -> None:
@@ -63,7 +35,6 @@ def test_two_tabs_editing_one_workpad_lose_nothing(visit: Open, api: Api) -> Non
     one.fill("#pad", "from one\n")
     one.click("button:has-text('Save')")
     one.wait_for_selector("text=Version 1")
-    two.evaluate("localStorage.clear()")
     two.fill("#pad", "from two\n")
     two.click("button:has-text('Save')")
     two.click("text=Both, yours first")

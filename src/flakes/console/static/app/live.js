@@ -97,7 +97,7 @@ async function run() {
     lostSince.value = 0;
     opened();
     const parser = new SseParser();
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    const reader = /** @type {ReadableStream} */ (response.body).pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { done, value } = await reader.read();
       if (done) break;

@@ -7,7 +7,7 @@ import { watch } from "./notify.js";
 import { followLinks, match, navigate, place } from "./router.js";
 import { listen } from "./ui/keys.js";
 import { Shell } from "./ui/shell.js";
-import { Empty, Problem, toast } from "./ui/parts.js";
+import { Empty, Header, Problem, toast } from "./ui/parts.js";
 import { Account } from "./pages/account.js";
 import { Docs } from "./pages/docs.js";
 import { Hosts, Host } from "./pages/hosts.js";
@@ -41,7 +41,7 @@ function Page() {
     // A key per thing: another run is another page, another tab of it is not.
     return html`<${Shell}><${Component} key=${pattern + JSON.stringify(params)} ...${params} /><//>`;
   }
-  return html`<${Shell}><${Empty} title="No such page"><a href="/console/runs">Go to the runs</a><//><//>`;
+  return html`<${Shell}><${Header} title="No such page" /><${Empty} title="Nothing is at this address"><a href="/console/runs">Go to the runs</a><//><//>`;
 }
 
 /** What `flakes up` prints ends in a code that signs this browser in, once. */

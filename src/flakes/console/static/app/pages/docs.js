@@ -4,7 +4,7 @@ import { get, v1 } from "../api.js";
 import { Link, place, setQuery } from "../router.js";
 import { html, useEffect, useLayoutEffect, useRef } from "../lib.js";
 import { useResource } from "../resource.js";
-import { Empty, Header, Loaded } from "../ui/parts.js";
+import { Empty, Header, Loaded, reachable } from "../ui/parts.js";
 
 const SECTIONS = { guide: "Guide", reference: "Reference" };
 
@@ -33,7 +33,7 @@ function Page({ doc }) {
   const body = useRef(/** @type {HTMLElement | null} */ (null));
   useEffect(() => { document.title = `${doc.title} · Flakes`; }, [doc.title]);
   useLayoutEffect(() => {
-    for (const block of body.current?.querySelectorAll("pre, table") ?? []) block.setAttribute("tabindex", "0");
+    reachable(body.current);
     const anchor = decodeURIComponent(place.value.hash.slice(1));
     if (anchor) document.getElementById(anchor)?.scrollIntoView();
   }, [doc.path, place.value.hash]);

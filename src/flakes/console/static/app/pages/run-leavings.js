@@ -6,7 +6,7 @@ import { html, useState } from "../lib.js";
 import { ended } from "../reducer.js";
 import { useResource } from "../resource.js";
 import { Ago } from "../time.js";
-import { Empty, Loaded, bytes } from "../ui/parts.js";
+import { Empty, Loaded, Wide, bytes } from "../ui/parts.js";
 import { StateIcon, word } from "../ui/state.js";
 import { ResultView } from "./task-result.js";
 
@@ -40,18 +40,18 @@ export function Artifacts({ run }) {
   const mine = (/** @type {any} */ e) => e.runId === run.runId && (e.type.startsWith("artifact.") || e.type.startsWith("task.succeeded"));
   const artifacts = useResource(`artifacts ${run.runId}`, (signal) => get(v1("runs", run.runId, "artifacts"), { limit: 200 }, signal), { on: mine, everyMs: 1_000 });
   const outputs = useResource(`outputs ${run.runId}`, (signal) => get(v1("runs", run.runId, "outputs"), { limit: 200 }, signal), { on: mine, everyMs: 1_000 });
-  return html`<section class="section"><h2 class="lead">Outputs of tasks</h2><${Loaded} from=${outputs}>${(/** @type {any} */ { outputs: list, nextCursor }) => list.length ? html`<div class="card scroll-x"><table class="plain-table"><thead><tr><th>Output</th><th>Task</th><th>Kind</th><th class="end">Size</th><th /></tr></thead><tbody>
+  return html`<section class="section"><h2 class="lead">Outputs of tasks</h2><${Loaded} from=${outputs}>${(/** @type {any} */ { outputs: list, nextCursor }) => list.length ? html`<${Wide}><table class="plain-table"><thead><tr><th>Output</th><th>Task</th><th>Kind</th><th class="end">Size</th><th><span class="sr">Actions</span></th></tr></thead><tbody>
       ${list.map((/** @type {any} */ o) => html`<tr key=${o.taskId + o.outputKey}><td><strong>${o.outputKey}</strong></td><td><${Link} to=${to("runs", run.runKey, "tasks", o.taskKey)}>${o.taskKey}<//></td><td class="muted">${o.kind}</td><td class="end num">${bytes(o.sizeBytes)}</td><td class="end"><a href=${v1("tasks", o.taskId, "outputs", o.outputKey)} download=${`${o.taskKey}-${o.outputKey}`}>Download<span class="sr"> ${o.outputKey} of ${o.taskKey}</span></a></td></tr>`)}
-      </tbody></table></div>${nextCursor && html`<p class="muted">The first 200. All of them: <code>flakes artifacts list ${run.runKey}</code></p>`}` : html`<${Empty} title="No outputs">A task that declares outputs leaves them here when it ends.<//>`}<//></section>
-    <section class="section"><h2 class="lead">Artifacts</h2><${Loaded} from=${artifacts}>${(/** @type {any} */ { artifacts: list }) => list.length ? html`<div class="card scroll-x"><table class="plain-table"><thead><tr><th>Artifact</th><th>Kind</th><th>State</th><th>Created</th><th class="end">Size</th><th /></tr></thead><tbody>
+      </tbody></table><//>${nextCursor && html`<p class="muted">The first 200. All of them: <code>flakes artifacts list ${run.runKey}</code></p>`}` : html`<${Empty} title="No outputs">A task that declares outputs leaves them here when it ends.<//>`}<//></section>
+    <section class="section"><h2 class="lead">Artifacts</h2><${Loaded} from=${artifacts}>${(/** @type {any} */ { artifacts: list }) => list.length ? html`<${Wide}><table class="plain-table"><thead><tr><th>Artifact</th><th>Kind</th><th>State</th><th>Created</th><th class="end">Size</th><th><span class="sr">Actions</span></th></tr></thead><tbody>
       ${list.map((/** @type {any} */ a) => html`<tr key=${a.artifactId}><td><strong>${a.name ?? a.artifactId}</strong></td><td class="muted">${a.kind}</td><td>${word(a.state)}</td><td><${Ago} at=${a.createdAt} /></td><td class="end num">${bytes(a.sizeBytes)}</td><td class="end">${a.state === "ready" && html`<a href=${v1("artifacts", a.artifactId, "fetch")} download=${a.name ?? a.artifactId}>Download<span class="sr"> ${a.name ?? a.artifactId}</span></a>`}</td></tr>`)}
-      </tbody></table></div>` : html`<${Empty} title="No artifacts">Files that somebody uploads for this run are here: <code>flakes artifacts upload</code><//>`}<//></section>`;
+      </tbody></table><//>` : html`<${Empty} title="No artifacts">Files that somebody uploads for this run are here: <code>flakes artifacts upload</code><//>`}<//></section>`;
 }
 
 /** @param {{run: any}} props */
 export function Files({ run }) {
   const files = useResource(`files ${run.runId}`, (signal) => get(v1("runs", run.runId, "file-reservations"), { limit: 200 }, signal), { on: (e) => e.runId === run.runId && e.type.startsWith("files.") });
-  return html`<${Loaded} from=${files}>${(/** @type {any} */ { reservations: list }) => list.length ? html`<div class="card scroll-x"><table class="plain-table"><thead><tr><th>Path</th><th>Task</th><th>Why</th><th>Since</th></tr></thead><tbody>
+  return html`<${Loaded} from=${files}>${(/** @type {any} */ { reservations: list }) => list.length ? html`<${Wide}><table class="plain-table"><thead><tr><th>Path</th><th>Task</th><th>Why</th><th>Since</th></tr></thead><tbody>
     ${list.map((/** @type {any} */ r) => html`<tr key=${r.path + r.taskKey}><td><code>${r.path}${r.kind === "prefix" ? "/…" : ""}</code></td><td><${Link} to=${to("runs", run.runKey, "tasks", r.taskKey)}>${r.taskKey}<//></td><td class="muted">${r.reason ?? "–"}</td><td><${Ago} at=${r.createdAt} /></td></tr>`)}
-  </tbody></table></div>` : html`<${Empty} title="No files are reserved">A task that says which files it is about to change is listed here while it runs.<//>`}<//>`;
+  </tbody></table><//>` : html`<${Empty} title="No files are reserved">A task that says which files it is about to change is listed here while it runs.<//>`}<//>`;
 }

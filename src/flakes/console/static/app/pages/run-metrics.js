@@ -4,7 +4,7 @@ import { get, v1 } from "../api.js";
 import { html, useEffect } from "../lib.js";
 import { useResource } from "../resource.js";
 import { duration, now } from "../time.js";
-import { Loaded } from "../ui/parts.js";
+import { Loaded, Wide } from "../ui/parts.js";
 
 const WHATS = [["queue", "Queue", "ready until offered"], ["assignment", "Assignment", "offered until accepted"], ["run", "Run", "accepted until ended"], ["wait", "Wait", "yielded until ready again"]];
 
@@ -34,11 +34,11 @@ const Tile = ({ name, value, note }) => html`<div class="tile"><dt>${name}</dt><
 function Spread({ metrics }) {
   const most = Math.max(10, ...WHATS.map(([key]) => metrics[key].maxMs ?? 0));
   const at = (/** @type {number} */ ms) => (100 * Math.log10(1 + Math.max(0, ms))) / Math.log10(1 + most);
-  return html`<div class="card scroll-x"><table class="plain-table spread"><thead><tr><th>What</th><th class="wide">Median to 90th percentile, and the longest</th><th class="end">Count</th><th class="end">Mean</th><th class="end">50 %</th><th class="end">90 %</th><th class="end">99 %</th><th class="end">Longest</th></tr></thead><tbody>
+  return html`<${Wide}><table class="plain-table spread"><thead><tr><th>What</th><th class="wide">Median to 90th percentile, and the longest</th><th class="end">Count</th><th class="end">Mean</th><th class="end">50 %</th><th class="end">90 %</th><th class="end">99 %</th><th class="end">Longest</th></tr></thead><tbody>
     ${WHATS.map(([key, name, what]) => { const d = metrics[key]; return html`<tr key=${key}><th scope="row">${name}<small class="muted">${what}</small></th>
       <td>${d.count ? html`<span class="strip" aria-hidden="true"><i class="whole" style=${{ width: `${at(d.maxMs)}%` }} /><i class="most" style=${{ left: `${at(d.p50Ms)}%`, width: `${Math.max(0.5, at(d.p90Ms) - at(d.p50Ms))}%` }} /><i class="tick" style=${{ left: `${at(d.p99Ms)}%` }} /></span>` : html`<span class="muted">none</span>`}</td>
       <td class="end num">${d.count.toLocaleString("en")}</td>${["meanMs", "p50Ms", "p90Ms", "p99Ms", "maxMs"].map((n) => html`<td class="end num">${d[n] == null ? "–" : duration(d[n])}</td>`)}</tr>`; })}
-  </tbody></table></div>`;
+  </tbody></table><//>`;
 }
 
 /** @param {{model: import("../run-model.js").RunModel}} props */

@@ -9,7 +9,7 @@ import { StateIcon, look, word } from "../ui/state.js";
 const ROW = 24;
 const FINENESS = 1_200;
 
-/** @param {{model: import("../run-model.js").RunModel}} model */
+/** The stretch of time that the run covers, in ms. @param {import("../run-model.js").RunModel} model */
 function span(model) {
   const tasks = model.tasks.value;
   let from = Infinity, until = 0, live = false;

@@ -10,6 +10,7 @@ import { Ago, Elapsed } from "../time.js";
 import { Confirm, Copy, Empty, Header, Menu, Panel, Problem, Tabs, chosenTab, toast } from "../ui/parts.js";
 import { Progress, State, StateIcon, TASK_ORDER, word } from "../ui/state.js";
 import { Table } from "../ui/table.js";
+import { StandStill } from "./explain.js";
 import { Artifacts, Files, Results } from "./run-leavings.js";
 import { Map } from "./run-map.js";
 import { Metrics } from "./run-metrics.js";
@@ -88,7 +89,7 @@ function Overview({ model, counts }) {
   const nameOf = (/** @type {string} */ id) => names.data?.sandboxes.find((/** @type {any} */ s) => s.sandboxId === id)?.name ?? `…${id.slice(-6)}`;
   const total = sum(counts);
   if (total === 0) return html`<${Empty} title="No tasks yet">Save one with <code>flakes tasks save --run ${run.runKey}</code>, and admit it.<//>`;
-  return html`
+  return html`<${StandStill} run=${run} counts=${counts} />
     <div class="section-head view-head"><${Tabs} name="view" small label="Pictures of the run" tabs=${[["map", "Map"], ["timeline", "Timeline"], ["sandboxes", "By sandbox"]]} /></div>
     <${Panel} name="view" chosen=${view}>
       ${view === "map" && (shown.current ? html`<${Map} layout=${shown.current} byKey=${model.byKey.value} runKey=${run.runKey} whole=${model.whole.value} />` : html`<div class="picture" />`)}
@@ -99,15 +100,15 @@ function Overview({ model, counts }) {
 }
 
 const COLUMNS = [
-  { key: "n", title: "#", width: "44px", from: "m", end: true },
+  { key: "n", title: "#", width: "36px", from: "m", end: true },
   { key: "task", title: "Task", width: "minmax(0, 5fr)" },
-  { key: "status", title: "Status", width: "104px", from: "m" },
-  { key: "workpad", title: "Workpad", width: "64px", from: "l" },
-  { key: "sandbox", title: "Sandbox", width: "132px", from: "l" },
+  { key: "status", title: "Status", width: "88px", from: "m" },
+  { key: "workpad", title: "Workpad", width: "58px", from: "l" },
+  { key: "sandbox", title: "Sandbox", width: "104px", from: "l" },
   { key: "needs", title: "Depends on", width: "minmax(0, 2fr)", from: "l" },
-  { key: "accepted", title: "Accepted", width: "84px", from: "m", end: true },
-  { key: "finished", title: "Finished", width: "84px", from: "m", end: true },
-  { key: "took", title: "Took", width: "76px", end: true },
+  { key: "accepted", title: "Accepted", width: "76px", from: "m", end: true },
+  { key: "finished", title: "Finished", width: "76px", from: "m", end: true },
+  { key: "took", title: "Took", width: "64px", end: true },
 ];
 
 /** @param {{model: import("../run-model.js").RunModel, counts: any, nameOf: (id: string) => string, layout: any}} props */

@@ -20,6 +20,7 @@ const SENTENCES = {
   "task.cancelled": ["CANCELLED", () => "It is cancelled; nothing of it runs"],
   "attempt.ended": ["STALLED", (d) => `An attempt ended: ${d.outcome ?? "lost"}${d.error ? `, ${d.error.message}` : ""}`],
   "attempt.refused": ["STALLED", (d) => `A message of a superseded attempt was refused (${d.what})`],
+  "attempt.session": ["CREATED", (d) => (d.resumed ? "The agent went on with an earlier session" : "The agent began a session")],
   "message.queued": ["queued", (d) => `${d.mode === "steer" ? "Steer" : "Follow up"}: “${d.excerpt}”`],
   "message.delivered": ["delivered", () => "The message reached the agent"],
   "message.consumed": ["consumed", () => "The agent took the message in"],
@@ -33,6 +34,7 @@ const SENTENCES = {
   "files.released": ["SAVED", (d) => `It gave up ${d.count} ${d.count === 1 ? "reservation" : "reservations"}`],
   "artifact.created": ["QUEUED", (d) => `The artifact ${d.name ?? d.kind} was announced`],
   "artifact.ready": ["SUCCEEDED", (d) => `The artifact ${d.name ?? d.kind} is ready`],
+  "artifact.deleted": ["CANCELLED", (d) => (d.reason === "abandoned" ? "An artifact was never finished, and is gone" : "An artifact was deleted")],
 };
 
 /** @param {{task: any}} props */
@@ -64,5 +66,5 @@ export function Activity({ task }) {
   if (error) return html`<${Problem} error=${error} />`;
   if (!events) return html`<div class="loading" role="status" aria-label="Loading"><i /><i /><i /></div>`;
   if (!events.length) return html`<${Empty} title="Nothing has happened yet" />`;
-  return html`<ol class="activity">${[...events].reverse().slice(0, 1_000).map((event) => { const [state, say] = SENTENCES[event.type] ?? ["CREATED", () => event.type]; return html`<li key=${event.cursor}><${StateIcon} state=${state} /><span>${say(event.data ?? {})}</span><span class="muted"><${Ago} at=${event.at} /></span></li>`; })}</ol>`;
+  return html`<ol class="activity">${[...events].reverse().slice(0, 1_000).map((event) => { const [state, say] = SENTENCES[event.type] ?? ["CREATED", () => event.type.replace(/[._]/g, " ")]; return html`<li key=${event.cursor}><${StateIcon} state=${state} /><span>${say(event.data ?? {})}</span><span class="muted"><${Ago} at=${event.at} /></span></li>`; })}</ol>`;
 }

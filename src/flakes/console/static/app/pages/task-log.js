@@ -1,60 +1,16 @@
 // @ts-check
 /** The log of a task over all its attempts, followed while it grows; it stays at the end only while the reader is there. */
-import { send, v1 } from "../api.js";
+import { v1 } from "../api.js";
 import { pieces } from "../ansi.js";
-import { cx, html, signal, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
-import { SseParser } from "../sse.js";
+import { useFollowed } from "../following.js";
+import { cx, html, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
 import { clock, local } from "../time.js";
 import { Problem } from "../ui/parts.js";
 
-const LINE = 19, KEPT = 50_000, TAIL = 1_000;
+const LINE = 19, TAIL = 1_000;
 
 /** Lines as they come. @param {string} taskId @param {string} channel @param {boolean} whole @param {number} again */
-function useLog(taskId, channel, whole, again) {
-  const state = useMemo(() => ({ lines: signal(/** @type {any[]} */ ([])), status: signal("connecting"), error: signal(/** @type {any} */ (null)) }), [taskId, channel, whole, again]);
-  useEffect(() => {
-    let cursor = "", gone = false, frame = 0, attempt = 0, timer = 0;
-    /** @type {any[]} */
-    let fresh = [];
-    let controller = new AbortController();
-    const flush = () => {
-      frame = 0;
-      const all = state.lines.value.concat(fresh);
-      fresh = [];
-      state.lines.value = all.length > KEPT ? all.slice(-KEPT) : all;
-    };
-    const run = async () => {
-      if (gone || document.hidden) return;
-      controller = new AbortController();
-      try {
-        const query = { follow: 1, channel, ...(cursor ? { after: cursor } : whole ? {} : { tail: TAIL }) };
-        const response = await send("GET", v1("tasks", taskId, "logs"), { query, signal: controller.signal });
-        attempt = 0;
-        state.status.value = "live";
-        const parser = new SseParser(), reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-        for (;;) {
-          const { done, value } = await reader.read();
-          if (done) break;
-          for (const { id, event, data } of parser.push(value)) {
-            if (event === "end") { state.status.value = "ended"; gone = true; }
-            else if (data) { cursor = id; fresh.push(JSON.parse(data)); }
-          }
-          frame ||= requestAnimationFrame(flush);
-        }
-      } catch (error) {
-        if (/** @type {any} */ (error).status >= 400 && /** @type {any} */ (error).status < 500) { state.error.value = error; gone = true; }
-      }
-      if (gone) return;
-      state.status.value = "lost";
-      timer = setTimeout(run, Math.min(5_000, 400 * 2 ** attempt++));
-    };
-    const seen = () => { if (document.hidden) controller.abort(); else { clearTimeout(timer); run(); } };
-    document.addEventListener("visibilitychange", seen);
-    run();
-    return () => { gone = true; controller.abort(); clearTimeout(timer); cancelAnimationFrame(frame); document.removeEventListener("visibilitychange", seen); };
-  }, [state]);
-  return state;
-}
+const useLog = (taskId, channel, whole, again) => useFollowed(`${taskId} ${channel} ${whole} ${again}`, v1("tasks", taskId, "logs"), { channel }, whole ? {} : { tail: TAIL });
 
 /** @param {{task: any}} props */
 export function Log({ task }) {
@@ -67,7 +23,7 @@ export function Log({ task }) {
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   const stuck = useRef(true);
   const [view, setView] = useState({ top: 0, height: 480, atEnd: true });
-  const lines = log.lines.value, status = log.status.value;
+  const lines = log.entries.value, status = log.status.value;
   const wanted = words.trim().toLowerCase();
   const rows = useMemo(() => (wanted ? lines.filter((line) => line.text.toLowerCase().includes(wanted)) : lines), [lines, wanted]);
 

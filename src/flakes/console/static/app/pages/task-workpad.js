@@ -10,11 +10,18 @@ import { useResource } from "../resource.js";
 import { Ago } from "../time.js";
 import { Empty, Loaded, Markdown, Problem, toast } from "../ui/parts.js";
 
-const draftKey = (/** @type {string} */ taskId) => `flakes.workpad.${taskId}`;
-/** @param {string} taskId */
-function readDraft(taskId) { try { return JSON.parse(localStorage.getItem(draftKey(taskId)) ?? "null"); } catch { return null; } }
-/** @param {string} taskId @param {any} draft */
-function keepDraft(taskId, draft) { try { draft ? localStorage.setItem(draftKey(taskId), JSON.stringify(draft)) : localStorage.removeItem(draftKey(taskId)); } catch { /* no room: the text stays in the page */ } }
+/** @typedef {{base: number, baseText: string, text: string, at?: number}} Draft */
+
+const PREFIX = "flakes.workpad.";
+/** This tab, also after it is loaded again: every tab keeps a draft of its own. */
+const TAB = (() => { try { const known = sessionStorage.getItem("flakes.tab") ?? Math.random().toString(36).slice(2); sessionStorage.setItem("flakes.tab", known); return known; } catch { return "only"; } })();
+const draftKey = (/** @type {string} */ taskId) => `${PREFIX}${taskId}.${TAB}`;
+/** @param {string} key @returns {Draft | null} */
+function readDraft(key) { try { return JSON.parse(localStorage.getItem(key) ?? "null"); } catch { return null; } }
+/** @param {string} taskId @param {Draft | null} draft */
+function keepDraft(taskId, draft) { try { draft ? localStorage.setItem(draftKey(taskId), JSON.stringify({ ...draft, at: Date.now() })) : localStorage.removeItem(draftKey(taskId)); } catch { /* no room: the text stays in the page */ } }
+/** Keys of what other tabs have not saved. @param {string} taskId */
+function otherDrafts(taskId) { try { return Object.keys(localStorage).filter((key) => key.startsWith(`${PREFIX}${taskId}.`) && key !== draftKey(taskId)); } catch { return []; } }
 
 /** @param {{task: any}} props */
 export function Workpad({ task }) {
@@ -25,13 +32,16 @@ export function Workpad({ task }) {
 /** @param {{task: any, current: any, onSaved: (pad: any) => void}} props */
 function Editor({ task, current, onSaved }) {
   // While editing: the version that the text was made from, and the text.
-  const [draft, setDraft] = useState(/** @type {{base: number, baseText: string, text: string} | null} */ (() => readDraft(task.taskId)));
+  const [draft, setDraft] = useState(() => readDraft(draftKey(task.taskId)));
+  const [others, setOthers] = useState(() => otherDrafts(task.taskId));
   const [conflict, setConflict] = useState(/** @type {any} */ (null));
   const [error, setError] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
   const area = useRef(/** @type {HTMLTextAreaElement | null} */ (null));
   const change = (/** @type {any} */ next) => { setDraft(next); keepDraft(task.taskId, next); };
   const edit = () => { change({ base: current.version, baseText: current.bodyMarkdown, text: current.bodyMarkdown }); setTimeout(() => area.current?.focus()); };
+  const take = (/** @type {string} */ key) => { const found = readDraft(key); if (found) change(found); drop(key); };
+  const drop = (/** @type {string} */ key) => { localStorage.removeItem(key); setOthers(otherDrafts(task.taskId)); };
   const stop = () => { change(null); setConflict(null); setError(null); };
 
   const meet = (/** @type {any} */ theirs) => {
@@ -62,6 +72,7 @@ function Editor({ task, current, onSaved }) {
   if (conflict && draft) return html`<${Conflict} conflict=${conflict} version=${draft.base} onDone=${(/** @type {string} */ text) => { change({ base: conflict.theirs.version, baseText: conflict.theirs.bodyMarkdown, text }); setConflict(null); }} onBack=${() => setConflict(null)} />`;
   if (!draft) {
     return html`<div class="section-head"><span class="muted">${current.version ? html`Version ${current.version}, <${Ago} at=${current.updatedAt} />, by ${current.author?.kind === "user" ? "a person" : "the task"}` : "Never written"}</span><span class="spring" /><${Versions} task=${task} current=${current} /><button onClick=${edit}>Edit</button></div>
+      ${others.map((key) => ({ key, draft: readDraft(key) })).filter((other) => other.draft).map(({ key, draft: other }) => html`<div key=${key} class="notice wait"><div><strong>Another tab has text that is not saved.</strong><span class="muted">From version ${other?.base}, written <${Ago} at=${new Date(other?.at ?? 0).toISOString()} />. If that tab is still open, save it there.</span></div><button onClick=${() => take(key)}>Go on with it here</button><button onClick=${() => drop(key)}>Throw it away</button></div>`)}
       ${current.version ? html`<div class="card card-body"><${Markdown} text=${current.bodyMarkdown} /></div>` : html`<${Empty} title="The workpad is empty">Plans, findings and hand-over notes live here, by people and by the task.<//>`}`;
   }
   const behind = current.version > draft.base;

@@ -7,12 +7,14 @@ import { ended } from "../reducer.js";
 import { useResource } from "../resource.js";
 import { useRun } from "../run-model.js";
 import { Ago, Elapsed, duration } from "../time.js";
-import { Confirm, Copy, Facts, Header, Markdown, Panel, Problem, Tabs, chosenTab, inline, sentence, toast } from "../ui/parts.js";
+import { Confirm, Copy, Facts, Header, Markdown, Panel, Problem, Tabs, chosenTab, inline, toast } from "../ui/parts.js";
 import { State, StateIcon, word } from "../ui/state.js";
+import { Explain } from "./explain.js";
 import { Activity } from "./task-activity.js";
 import { Log } from "./task-log.js";
 import { ResultView } from "./task-result.js";
 import { Messages, Question } from "./task-talk.js";
+import { Transcript } from "./task-transcript.js";
 import { Workpad } from "./task-workpad.js";
 
 /** @param {{run: string, task: string}} props */
@@ -32,14 +34,14 @@ export function Task({ run: runKey, task: taskKey }) {
 function Loaded({ task, model, trail, reload, error }) {
   const runKey = task.runKey, over = ended(task);
   // What is most telling when the page opens; it does not jump to another part by itself.
-  const first = useRef(over ? "result" : task.status === "RUNNING" ? "log" : "brief").current;
+  const first = useRef(over ? "result" : task.status === "RUNNING" ? (task.adapter === "command" ? "log" : "transcript") : "brief").current;
   const tab = chosenTab("tab", first);
   const tasks = model.tasks.value, at = model.index.get(task.taskId);
   const beside = (/** @type {number} */ step) => (at === undefined ? null : tasks[at + step]);
   const pending = useResource(`permissions ${task.taskId}`, (signal) => get(v1("tasks", task.taskId, "permissions"), { limit: 20 }, signal), { on: (e) => e.taskId === task.taskId && e.type.startsWith("permission."), everyMs: 150 });
   const questions = (pending.data?.permissions ?? []).filter((/** @type {any} */ p) => p.status === "pending");
   const result = useResource(over ? `result ${task.taskId} ${task.status} ${task.attempt} ${task.finishedAt}` : null, (signal) => get(v1("tasks", task.taskId, "result"), {}, signal));
-  const tabs = /** @type {[string, string, any?][]} */ ([["brief", "Brief"], ["log", "Log"], ["result", "Result"], ["workpad", "Workpad", task.workpad?.version ? `v${task.workpad.version}` : null], ["messages", "Messages"], ["activity", "Activity"]]);
+  const tabs = /** @type {[string, string, any?][]} */ ([["brief", "Brief"], ["transcript", "Transcript"], ["log", "Log"], ["result", "Result"], ["workpad", "Workpad", task.workpad?.version ? `v${task.workpad.version}` : null], ["messages", "Messages"], ["activity", "Activity"]]);
   return html`
     <${Header} trail=${trail} title=${task.title} after=${html`<${State} state=${task.status} text=${task.cancelRequested && !over ? "Cancelling" : null} />`} actions=${html`
         ${[[-1, "←", "Previous task"], [1, "→", "Next task"]].map(([step, sign, text]) => { const next = beside(/** @type {number} */ (step)); return next && html`<${Link} class="button" to=${to("runs", runKey, "tasks", next.taskKey)} aria-label=${`${text}: ${next.title}`} title=${`${text}: ${next.title}`}>${sign}<//>`; })}
@@ -55,6 +57,7 @@ function Loaded({ task, model, trail, reload, error }) {
         <${Tabs} name="tab" label="Parts of the task" tabs=${tabs} first=${first} />
         <${Panel} name="tab" chosen=${tab}>
           ${tab === "brief" && html`<${Brief} task=${task} result=${result.data} />`}
+          ${tab === "transcript" && html`<${Transcript} task=${task} reload=${reload} />${task.status === "RUNNING" && html`<div class="log-talk"><${Messages} task=${task} most=${2} /></div>`}`}
           ${tab === "log" && html`<${Log} task=${task} />${task.status === "RUNNING" && html`<div class="log-talk"><${Messages} task=${task} most=${2} /></div>`}`}
           ${tab === "result" && (over ? (result.data ? html`<${ResultView} result=${result.data} />` : result.error ? html`<${Problem} error=${result.error} />` : null) : html`<p class="muted">It has not ended yet.</p>`)}
           ${tab === "workpad" && html`<${Workpad} task=${task} />`}
@@ -64,16 +67,6 @@ function Loaded({ task, model, trail, reload, error }) {
       </div>
       <aside class="task-side" aria-label="About the task"><${Side} task=${task} model=${model} /></aside>
     </div>`;
-}
-
-/** Why it is not running, from stored facts, and what to do. @param {any} props */
-function Explain({ explanation, runKey }) {
-  const { code, sentence: why, nextAction, evidence } = explanation;
-  const tone = ["capacity_saturated", "launch_in_flight", "offer_in_flight", "not_scheduled_yet", "dependency_pending", "wait_pending", "not_admitted"].includes(code) ? "info" : "warn";
-  const facts = Object.entries(evidence ?? {}).filter(([, value]) => value !== null && typeof value !== "object");
-  return html`<div class=${`notice ${tone} explain`} role="status"><div><strong>${sentence(why)}</strong><span>Next: ${inline(nextAction)}.</span>
-    ${evidence?.dependencies && html`<span class="chips">${Object.entries(evidence.dependencies).slice(0, 12).map(([key, state]) => html`<${Link} key=${key} class="dep" to=${to("runs", runKey, "tasks", key)}><${StateIcon} state=${state} size=${14} label />${key}<//>`)}</span>`}
-    <details><summary class="muted">Evidence: <code>${code}</code></summary><dl class="facts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${String(value)}</dd></div>`)}</dl></details></div></div>`;
 }
 
 /** @param {{task: any, result: any}} props */
@@ -88,6 +81,15 @@ function Brief({ task, result }) {
     <details class="section"><summary class="muted">Definition, as JSON</summary><pre class="code-block" tabindex="0">${JSON.stringify(d, null, 2)}</pre></details>`;
 }
 
+/** Tokens and money, and how much of the budget that is. @param {{usage: any, budget: any}} props */
+function Spent({ usage, budget }) {
+  const total = usage.inputTotal + usage.output, n = (/** @type {number} */ x) => x.toLocaleString("en");
+  const share = budget?.tokens ? total / budget.tokens : budget?.costMicroUsd && usage.costMicroUsd != null ? usage.costMicroUsd / budget.costMicroUsd : null;
+  return html`<div class="spent"><span>${n(total)} tokens${usage.costMicroUsd != null && `, $${(usage.costMicroUsd / 1e6).toFixed(2)}`}</span>
+    ${share != null && html`<span class="meter" role="img" aria-label=${`${Math.round(100 * share)} % of the budget`}><i class=${share > 0.9 ? "tone-bad" : "tone-run"} style=${{ width: `${Math.min(100, 100 * share)}%` }} /></span>`}
+    <small class="muted">${n(usage.inputTotal)} in${usage.cachedRead ? `, ${n(usage.cachedRead)} of them cached` : ""}; ${n(usage.output)} out${usage.reasoning ? `, ${n(usage.reasoning)} of them reasoning` : ""}; ${count(usage.calls, "call")}</small></div>`;
+}
+
 /** @param {{task: any, model: import("../run-model.js").RunModel}} props */
 function Side({ task, model }) {
   const d = task.definition, byKey = model.byKey.value, needs = task.dependsOn ?? [];
@@ -95,8 +97,8 @@ function Side({ task, model }) {
   const budget = d.budget && [d.budget.tokens && `${d.budget.tokens.toLocaleString("en")} tokens`, d.budget.costMicroUsd && `$${(d.budget.costMicroUsd / 1e6).toFixed(2)}`, d.budget.children && count(d.budget.children, "child", "children"), d.budget.wallMs && duration(d.budget.wallMs)].filter(Boolean).join(", ");
   const list = (/** @type {string[]} */ keys) => html`<ul class="dep-list">${keys.slice(0, 30).map((key) => { const other = byKey.get(key); return html`<li key=${key}><${Link} class="dep" to=${to("runs", task.runKey, "tasks", key)} title=${other?.title}>${other && html`<${StateIcon} state=${other.status} size=${14} label />`}<span class="ellipsis">${key}</span><//></li>`; })}${keys.length > 30 && html`<li class="muted">and ${keys.length - 30} more</li>`}</ul>`;
   return html`
-    <${Facts} rows=${[["Adapter", task.adapter], ["Model", d.model], ["Effort", d.effort], ["Sandbox", task.sandboxId && html`<${Link} to=${to("sandboxes", task.sandboxId)} class="ellipsis" title=${task.sandboxId}>…${task.sandboxId.slice(-8)}<//>`], ["Queued", task.queuedAt && html`<${Ago} at=${task.queuedAt} />`], ["Accepted", task.startedAt && html`<${Ago} at=${task.startedAt} />`], ["Finished", task.finishedAt && html`<${Ago} at=${task.finishedAt} />`], ["Next attempt", task.nextAttemptAt && html`<${Ago} at=${task.nextAttemptAt} />`], ["Priority", task.priority || null], ["Timeout", d.timeoutS && duration(d.timeoutS * 1_000)], ["Retries", d.retry?.maxAttempts > 1 ? `up to ${d.retry.maxAttempts} attempts` : null], ["Needs", (d.requiredCapabilities ?? []).join(", ")], ["Grants", (d.toolGrants ?? []).join(", ")], ["Budget", budget], ["Permissions", d.permissionMode], ["Id", html`<${Copy} text=${task.taskId} shown=${`…${task.taskId.slice(-10)}`} label="task id" />`]]} />
-    ${needs.length > 0 && html`<section><h3>Depends on</h3>${list(needs)}</section>`}
-    ${behind.length > 0 && html`<section><h3>Needed by</h3>${list(behind.map((t) => t.taskKey))}</section>`}
-    ${(task.attempts ?? []).length > 0 && html`<section><h3>Attempts</h3><ol class="attempts">${[...task.attempts].reverse().map((/** @type {any} */ a) => html`<li key=${a.assignmentId}><${StateIcon} state=${a.state} label /><div><div>${a.attempt}. ${word(a.state)}${a.acceptedAt && html` <span class="muted">${a.endedAt ? "after" : "for"} <${Elapsed} from=${a.acceptedAt} to=${a.endedAt} /></span>`}</div><small class="muted">on <${Link} to=${to("sandboxes", a.sandboxId)}>…${a.sandboxId.slice(-8)}<//>, <${Ago} at=${a.offeredAt} /></small>${a.reason && html`<small class="attempt-reason">${inline(a.reason)}</small>`}</div></li>`)}</ol></section>`}`;
+    <${Facts} rows=${[["Adapter", task.adapter], ["Model", d.model], ["Effort", d.effort], ["Sandbox", task.sandboxId && html`<${Link} to=${to("sandboxes", task.sandboxId)} class="ellipsis" title=${task.sandboxId}>…${task.sandboxId.slice(-8)}<//>`], ["Queued", task.queuedAt && html`<${Ago} at=${task.queuedAt} />`], ["Accepted", task.startedAt && html`<${Ago} at=${task.startedAt} />`], ["Finished", task.finishedAt && html`<${Ago} at=${task.finishedAt} />`], ["Next attempt", task.nextAttemptAt && html`<${Ago} at=${task.nextAttemptAt} />`], ["Priority", task.priority || null], ["Timeout", d.timeoutS && duration(d.timeoutS * 1_000)], ["Retries", d.retry?.maxAttempts > 1 ? `up to ${d.retry.maxAttempts} attempts` : null], ["Needs", (d.requiredCapabilities ?? []).join(", ")], ["Grants", (d.toolGrants ?? []).join(", ")], ["Budget", budget], ["Spent", task.usage && html`<${Spent} usage=${task.usage} budget=${d.budget} />`], ["Permissions", d.permissionMode], ["Id", html`<${Copy} text=${task.taskId} shown=${`…${task.taskId.slice(-10)}`} label="task id" />`]]} />
+    ${needs.length > 0 && html`<section><h2>Depends on</h2>${list(needs)}</section>`}
+    ${behind.length > 0 && html`<section><h2>Needed by</h2>${list(behind.map((t) => t.taskKey))}</section>`}
+    ${(task.attempts ?? []).length > 0 && html`<section><h2>Attempts</h2><ol class="attempts">${[...task.attempts].reverse().map((/** @type {any} */ a) => html`<li key=${a.assignmentId}><${StateIcon} state=${a.state} label /><div><div>${a.attempt}. ${word(a.state)}${a.acceptedAt && html` <span class="muted">${a.endedAt ? "after" : "for"} <${Elapsed} from=${a.acceptedAt} to=${a.endedAt} /></span>`}</div><small class="muted">on <${Link} to=${to("sandboxes", a.sandboxId)}>…${a.sandboxId.slice(-8)}<//>, <${Ago} at=${a.offeredAt} /></small>${a.reason && html`<small class="attempt-reason">${inline(a.reason)}</small>`}</div></li>`)}</ol></section>`}`;
 }

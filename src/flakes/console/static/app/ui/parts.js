@@ -77,7 +77,7 @@ export function Copy({ text, shown, label }) {
     setDone(true);
     setTimeout(() => setDone(false), 1_200);
   };
-  return html`<button class="copy" onClick=${copy} title=${`Copy ${label}`} aria-label=${`Copy ${label} ${text}`}><code>${shown ?? text}</code><span aria-live="polite">${done ? "copied" : ""}</span></button>`;
+  return html`<button class="copy" onClick=${copy} title=${`Copy ${label}`}><span class="sr">Copy ${label} </span><code>${shown ?? text}</code><span class="copied" aria-live="polite">${done ? "copied" : ""}</span></button>`;
 }
 
 /** Facts in two columns. @param {{rows: [string, any][]}} props */
@@ -143,6 +143,10 @@ export function renderMarkdown(text) {
   }
   return found;
 }
+/** Wide parts of a text can be scrolled with the keyboard. @param {HTMLElement | null} element */
+export function reachable(element) {
+  for (const block of element?.querySelectorAll("pre, table") ?? []) block.setAttribute("tabindex", "0");
+}
 /** @param {{text: string, label?: string}} props */
 export function Markdown({ text }) {
   const [state, setState] = useState({ text: "", html: "" });
@@ -151,8 +155,25 @@ export function Markdown({ text }) {
     renderMarkdown(text).then((answer) => { if (!gone) setState({ text, html: answer }); }, () => {});
     return () => { gone = true; };
   }, [text]);
+  const body = useRef(/** @type {HTMLDivElement | null} */ (null));
+  useLayoutEffect(() => reachable(body.current), [state.html]);
   if (!state.html) return html`<div class="prose plain">${text}</div>`;
-  return html`<div class="prose" dangerouslySetInnerHTML=${{ __html: state.html }} />`;
+  return html`<div class="prose" ref=${body} dangerouslySetInnerHTML=${{ __html: state.html }} />`;
+}
+
+/** What may be wider than the page: then it scrolls, with the keyboard too. @param {{children: any}} props */
+export function Wide({ children }) {
+  const ref = useRef(/** @type {HTMLDivElement | null} */ (null));
+  const [over, setOver] = useState(false);
+  useLayoutEffect(() => {
+    const box = ref.current;
+    if (!box) return;
+    const observer = new ResizeObserver(() => setOver(box.scrollWidth > box.clientWidth));
+    observer.observe(box);
+    if (box.firstElementChild) observer.observe(box.firstElementChild);
+    return () => observer.disconnect();
+  }, []);
+  return html`<div class="card scroll-x" ref=${ref} tabindex=${over ? 0 : null}>${children}</div>`;
 }
 
 /** A field of a form with its label and what is wrong with it. @param {any} props */

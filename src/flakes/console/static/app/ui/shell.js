@@ -2,7 +2,7 @@
 /** The frame of every page: where one can go, whether the stream lives, and who is signed in. */
 import { me, post } from "../api.js";
 import { connection, lostSince } from "../live.js";
-import { cx, html, signal, useEffect } from "../lib.js";
+import { cx, html, signal, useEffect, useRef } from "../lib.js";
 import { waiting } from "../notify.js";
 import { BASE, Link, place } from "../router.js";
 import { duration, now } from "../time.js";
@@ -49,7 +49,14 @@ function Connection() {
 export function Shell({ children }) {
   const { path } = place.value;
   const signedIn = me.value;
-  useEffect(() => { drawer.value = false; }, [path]);
+  const shown = useRef(path);
+  useEffect(() => {
+    drawer.value = false;
+    if (shown.current === path) return;
+    // Another page: the keyboard and a screen reader begin with it.
+    shown.current = path;
+    document.getElementById("main")?.focus({ preventScroll: true });
+  }, [path]);
   const current = path === "/" ? "/runs" : path;
   return html`<a class="skip" href="#main">Skip to the page</a>
     <div class=${cx("shell", drawer.value && "open")}>

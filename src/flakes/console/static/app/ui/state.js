@@ -2,11 +2,11 @@
 /** States as people see them: a colour, a shape of its own, and a word, so that no state is told by colour alone. */
 import { cx, html } from "../lib.js";
 
-/** In the order in which they are told. @type {Record<string, {tone: string, word: string, icon: any}>} */
 const circle = (/** @type {any} */ inner, fill = "none") => html`<circle cx="8" cy="8" r="6.25" fill=${fill} stroke="currentColor" stroke-width="1.5" />${inner}`;
 const onFill = { stroke: "var(--bg)", "stroke-width": "1.7", "stroke-linecap": "round", "stroke-linejoin": "round", fill: "none" };
 const line = { stroke: "currentColor", "stroke-width": "1.5", "stroke-linecap": "round", "stroke-linejoin": "round", fill: "none" };
 
+/** In the order in which they are told. @type {Record<string, {tone: string, word: string, icon: any}>} */
 export const STATES = {
   FAILED: { tone: "bad", word: "Failed", icon: html`<path d="M5.4 1.5h5.2L14.5 5.4v5.2l-3.9 3.9H5.4L1.5 10.6V5.4z" fill="currentColor" /><path d="m5.8 5.8 4.4 4.4m0-4.4-4.4 4.4" ...${onFill} />` },
   STALLED: { tone: "warn", word: "Stalled", icon: html`<path d="M8 1.8 15 14H1z" fill="currentColor" stroke="currentColor" stroke-width="1" stroke-linejoin="round" /><path d="M8 6v3.7m0 2v.1" ...${onFill} />` },
