@@ -51,6 +51,7 @@ def filled(request: pytest.FixtureRequest) -> Iterator[psycopg.Connection[Any]]:
 
 
 BEFORE = {"owner_id": OWNER, "before": RUN, "limit": 50}
+SEARCH = BEFORE | {"before": runs._AFTER_ALL, "state": None, "project_key": None}
 CASES: dict[str, tuple[Query, dict[str, Any]]] = {
     "runs": (runs._LIST, BEFORE),
     "runs from the newest": (runs._LIST, BEFORE | {"before": runs._AFTER_ALL}),
@@ -78,6 +79,9 @@ CASES: dict[str, tuple[Query, dict[str, Any]]] = {
     "attempts with logs": (logs._ATTEMPTS, {"task_id": TASK, "assignment_id": ""}),
     "log from a line": (logs._FROM_LINE, {"assignment_id": ASSIGNMENT, "line": 50, "limit": 16}),
     "log before a line": (logs._BEFORE_LINE, {"assignment_id": ASSIGNMENT, "line": 50, "limit": 16}),
+    "a word that many runs have": (runs._SEARCH_NEWEST, SEARCH | {"words": "run", "like": "%run%"}),
+    "a word that one run has": (runs._SEARCH, SEARCH | {"words": "large-3", "like": "%large-3%"}),
+    "a word that no run has": (runs._SEARCH, SEARCH | {"words": "xyzzy", "like": "%xyzzy%"}),
     "log to drop": (
         log_retention._RANGES, {"task_id": TASK, "heads_bytes": 1_000, "excess_bytes": 1_000},
     ),

@@ -26,6 +26,7 @@ export function Host({ host: id }) {
   const bindings = useResource(`bindings ${id}`, (signal) => get(v1("hosts", id, "project-bindings"), { limit: 200 }, signal), { on: (e) => FLEET.test(e.type), everyMs: 600 });
   const credentials = useResource(`credentials ${id}`, (signal) => get(v1("hosts", id, "credentials"), {}, signal), { on: (e) => e.type.startsWith("host."), everyMs: 600 });
   const trail = [["Hosts", "/hosts"]];
+  if (host.data && host.error?.status === 404) return html`<${Header} trail=${trail} title=${host.data.name} /><${Empty} title="This host is gone"><${Link} to="/hosts">Go to the hosts<//><//>`;
   if (!host.data) return html`<${Header} trail=${trail} title="Host" /><${Loaded} from=${host}>${() => null}<//>`;
   const h = host.data;
   return html`<${Header} trail=${trail} title=${h.name} after=${html`<${State} state=${h.status} />`} actions=${html`<${Actions} host=${h} reload=${host.reload} />`}><div class="head-facts"><${Copy} text=${h.hostId} label="host id" />${h.lastSeenAt && html`<span>seen <${Ago} at=${h.lastSeenAt} /></span>`}</div><//>

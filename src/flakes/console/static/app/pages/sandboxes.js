@@ -2,10 +2,10 @@
 /** The fleet: sandboxes, whether they live, and getting rid of those that do not. */
 import { call, get, post, v1 } from "../api.js";
 import { Link, navigate, place, setQuery, to } from "../router.js";
-import { html } from "../lib.js";
+import { html, useState } from "../lib.js";
 import { useResource } from "../resource.js";
 import { Ago } from "../time.js";
-import { Confirm, Copy, Empty, Facts, Header, Loaded, Menu, sentence, toast } from "../ui/parts.js";
+import { Confirm, Copy, Empty, Facts, Field, Header, Loaded, Menu, sentence, toast } from "../ui/parts.js";
 import { State } from "../ui/state.js";
 import { Table } from "../ui/table.js";
 import { explained } from "./hosts.js";
@@ -20,7 +20,7 @@ const COLUMNS = [
   { key: "cleanup", title: "Cleanup", width: "minmax(0, 200px)", from: "l" },
   { key: "updated", title: "Updated", width: "90px", from: "m", end: true },
 ];
-const on = (/** @type {any} */ e) => /^(sandbox|task)\./.test(e.type);
+const on = (/** @type {any} */ e) => /^(sandbox|task|attempt)\./.test(e.type);
 
 export function Sandboxes() {
   const fleet = useResource("sandboxes", (signal) => get("/v1/sandboxes", { limit: 200 }, signal), { on, everyMs: 800 });
@@ -54,16 +54,19 @@ function cleanup(s) {
 /** @param {{sandbox: string}} props */
 export function Sandbox({ sandbox: id }) {
   const found = useResource(`sandbox ${id}`, (signal) => get(v1("sandboxes", id), {}, signal), { on, everyMs: 400 });
+  const [typed, setTyped] = useState("");
   const trail = [["Sandboxes", "/sandboxes"]];
+  if (found.data && found.error?.status === 404) return html`<${Header} trail=${trail} title=${found.data.name} /><${Empty} title="This sandbox is gone"><${Link} to="/sandboxes">Go to the sandboxes<//><//>`;
   if (!found.data) return html`<${Header} trail=${trail} title="Sandbox" /><${Loaded} from=${found}>${() => null}<//>`;
   const s = found.data, path = (/** @type {string[]} */ ...parts) => v1("sandboxes", id, ...parts);
   const act = (/** @type {string} */ what, /** @type {string} */ done) => async () => { try { await post(path(what), {}); } catch (e) { throw explained(e); } found.reload(); toast(done); };
   return html`<${Header} trail=${trail} title=${s.name} after=${html`<${State} state=${s.status} />`} actions=${html`
       ${s.status === "running" && html`<${Confirm} label="Drain" title="Drain this sandbox?" run=${act("drain", "It takes nothing new")}><p>It takes nothing new, finishes what it runs, and ends.</p><//>`}
       ${!OVER.has(s.status) && s.status !== "deleting" && html`<${Confirm} label="Stop" title="Stop this sandbox?" danger run=${act("stop", "It is being stopped")}><p>What it runs is stopped, and tried again elsewhere as far as the tasks allow.</p><//>`}
-      <${Menu} label="More actions"><${Confirm} menu label="Delete…" title="Delete this sandbox?" danger run=${async () => { let answer; try { answer = await call("DELETE", path()); } catch (e) { throw explained(e); } if (answer.status === "deleted") navigate("/sandboxes"); else found.reload(); toast(answer.status === "deleted" ? "Deleted" : "Cleanup queued: it goes when its host has cleaned up"); }}><p>Nothing that runs is deleted. If its host still holds something of it, the entry stays as “cleanup queued” until that is gone.</p><//><//>`}>
+      <${Menu} label="More actions"><${Confirm} menu label="Delete…" title="Delete this sandbox?" danger run=${async () => { let answer; try { answer = await call("DELETE", path()); } catch (e) { throw explained(e); } if (answer.status === "deleted") navigate("/sandboxes"); else found.reload(); toast(answer.status === "deleted" ? "Deleted" : "Cleanup queued: it goes when its host has cleaned up"); }}><p>Nothing that runs is deleted. If its host still holds something of it, the entry stays as “cleanup queued” until that is gone.</p><//>
+        <${Confirm} menu label="Abandon…" title="Abandon this sandbox?" danger confirm="Abandon it" run=${async () => { await post(path("abandon"), { confirm: typed.trim() }); navigate("/sandboxes"); toast("Given up"); }}><p>For one that its host will never clean up. What of it still runs is stopped by nobody; its tasks are placed elsewhere.</p><${Field} label=${`Type ${id} to confirm`} id="abandon"><input id="abandon" class="mono" autocomplete="off" value=${typed} onInput=${(/** @type {any} */ e) => setTyped(e.target.value)} /><//><//><//>`}>
       <div class="head-facts"><${Copy} text=${s.sandboxId} label="sandbox id" /><span>${s.liveness}</span>${s.lastSeenAt && html`<span>seen <${Ago} at=${s.lastSeenAt} /></span>`}</div><//>
     ${s.reason && html`<div class="notice"><div><strong>${sentence(s.reason)}</strong></div></div>`}
     ${s.cleanup && html`<div class="notice warn"><div><strong>Cleanup: ${cleanup(s)}</strong>${s.cleanup.lastError && html`<span>${sentence(s.cleanup.lastError)}</span>`}</div></div>`}
-    <${Facts} rows=${[["Runs", `${s.running ?? 0} of ${s.maxConcurrency} tasks`], ["Offers", s.adapters.join(", ")], ["Capabilities", s.capabilities.join(", ")], ["Provider", s.provider ?? "run by hand"], ["Host", s.hostId && html`<${Link} to=${to("hosts", s.hostId)}>${s.hostId}<//>`], ["Instance", html`<${Copy} text=${s.instanceId} label="instance id" />`], ["Made", html`<${Ago} at=${s.createdAt} />`], ["Updated", html`<${Ago} at=${s.updatedAt} />`]]} />`;
+    <${Facts} rows=${[["Runs", `${s.running ?? 0} of ${s.maxConcurrency} tasks`], ["Offers", s.adapters.join(", ")], ["Capabilities", s.capabilities.join(", ")], ["Provider", s.provider ?? "run by hand"], ["Isolation", s.isolation], ["Host", s.hostId && html`<${Link} to=${to("hosts", s.hostId)}>${s.hostId}<//>`], ["Instance", html`<${Copy} text=${s.instanceId} label="instance id" />`], ["Made", html`<${Ago} at=${s.createdAt} />`], ["Updated", html`<${Ago} at=${s.updatedAt} />`]]} />`;
 }
