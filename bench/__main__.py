@@ -9,7 +9,7 @@ import sys
 
 from bench.measure import emit
 
-NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts", "isolation")
+NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts", "isolation", "console")
 
 
 def main() -> int:

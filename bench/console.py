@@ -1,0 +1,185 @@
+"""The console in headless Chromium: opening and scrolling a run of 10,000 tasks, and 1,000 events a second on screen.
+
+Opening: from the click on a run to its table and map being painted, and from nothing (address typed, nothing cached).
+Frames: times between frames while it scrolls; and what the main thread worked in each frame while events come,
+from the browser's own trace. Needs `chromium` and Playwright.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+from playwright.sync_api import Page, sync_playwright
+
+from bench.fleet import Fleet
+from bench.listing import FILL_RUN
+from bench.measure import emit, percentile
+from bench.plane import Plane, plane
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FRAME_US = 1_000_000 / 60
+LARGE = "run_0000000000000000000000000a"
+SHAPES = 5
+"""How often each thing is measured; the median is told."""
+
+PAINTED = """(count) => new Promise((done) => {
+    const look = () => {
+        const table = document.querySelector('[role=table][aria-label=Tasks]');
+        const ready = table && Number(table.getAttribute('aria-rowcount')) > count && document.querySelector('.tbody .tr') && document.querySelector('.node');
+        ready ? requestAnimationFrame(() => setTimeout(() => done(performance.now()))) : requestAnimationFrame(look);
+    };
+    look();
+})"""
+SCROLL = """(px) => new Promise((done) => {
+    const frames = [];
+    let last = performance.now(), n = 0;
+    const step = (now) => {
+        frames.push(now - last);
+        last = now;
+        scrollBy(0, px);
+        ++n < 240 ? requestAnimationFrame(step) : done(frames.slice(1));
+    };
+    requestAnimationFrame(step);
+})"""
+
+
+def main() -> None:
+    count = int(os.environ.get("N") or "10000")
+    with plane() as server, chromium() as browser:
+        fill(server, count)
+        context = browser.new_context(viewport={"width": 1280, "height": 860})
+        with server.client() as client:
+            code = client.post("/v1/auth/browser-links").raise_for_status().json()["code"]
+        page = context.new_page()
+        page.goto(f"{server.url}/console/runs#link={code}")
+        page.wait_for_selector("[role=row] .cover")
+        opening(page, server, count)
+        scrolling(page, count)
+        events(page, server)
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield running
+        running.close()
+
+
+def fill(server: Plane, count: int) -> None:
+    with server.connect() as conn:
+        conn.execute(FILL_RUN, {"run_id": LARGE, "key": "large", "count": count})
+        conn.execute("vacuum analyze")
+
+
+def opening(page: Page, server: Plane, count: int) -> None:
+    """By a click in the list, and by its address with nothing in the cache."""
+    clicked: list[float] = []
+    for _ in range(SHAPES):
+        page.goto(f"{server.url}/console/runs")
+        page.wait_for_selector("text=A large run")
+        page.evaluate("window.began = 0; document.addEventListener('click', () => { window.began = performance.now(); }, {capture: true, once: true})")
+        page.click("text=A large run")
+        clicked.append(page.evaluate(PAINTED, min(count, 900)) - page.evaluate("window.began"))
+    emit("console_run_opens", tasks=count, by="a click", p50_ms=round(statistics.median(clicked)), max_ms=round(max(clicked)))
+    typed: list[float] = []
+    session = page.context.new_cdp_session(page)
+    for _ in range(SHAPES):
+        session.send("Network.clearBrowserCache")
+        page.goto(f"{server.url}/console/runs/large")
+        typed.append(page.evaluate(PAINTED, min(count, 900)))
+    emit("console_run_opens", tasks=count, by="its address, nothing cached", p50_ms=round(statistics.median(typed)), max_ms=round(max(typed)))
+    page.evaluate(PAINTED, count - 1)
+    emit("console_run_whole", tasks=count, all_rows_after_ms=round(page.evaluate("performance.now()")),
+         heap_mib=round(page.evaluate("performance.memory.usedJSHeapSize") / 2**20, 1))  # fmt: skip
+
+
+def scrolling(page: Page, count: int) -> None:
+    """Times between frames while the table scrolls by 120 pixels a frame, four seconds of 60 frames each."""
+    page.evaluate(PAINTED, count - 1)
+    frames: list[float] = []
+    for _ in range(3):
+        page.evaluate("scrollTo(0, 600)")
+        frames += page.evaluate(SCROLL, 120)
+    emit("console_scroll", tasks=count, frames=len(frames), p50_ms=round(statistics.median(frames), 1),
+         p95_ms=round(percentile(frames, 95), 1), p99_ms=round(percentile(frames, 99), 1),
+         late=sum(frame > 25 for frame in frames))  # fmt: skip
+
+
+def events(page: Page, server: Plane) -> None:
+    """What the main thread works in each sixtieth of a second while about 1,000 events a second move what it shows."""
+    for n, where in enumerate(("/runs/busy-0", "/runs/busy-1?view=timeline", "/runs/busy-2?tab=metrics", "/runs")):
+        tasks = [{"taskKey": f"t{k}", "title": f"Task {k}", "adapter": "noop"} for k in range(9_000)]
+        with server.client() as client:
+            client.post(f"/v1/runs/busy-{n}/graph", json={"name": f"Busy {n}", "projectKey": "bench", "tasks": tasks}).raise_for_status()
+            page.goto(f"{server.url}/console{where}")
+            page.wait_for_selector("[role=row] .cover, .tile")
+            page.wait_for_timeout(2_000)
+            fleet = Fleet(server, 1, int(os.environ.get("SLOTS") or "8"))
+            threading.Thread(target=drain, args=(fleet,), daemon=True).start()
+            page.wait_for_timeout(1_000)
+            before, began = ended(client, n), time.monotonic()
+            traced = trace(page, 5_000)
+            done, elapsed = ended(client, n) - before, time.monotonic() - began
+            fleet.close()
+            client.post(f"/v1/runs/busy-{n}/cancel", json={})
+        works = buckets(traced)
+        emit("console_events", page=where, events_per_s=round(2 * done / elapsed), p50_ms=round(statistics.median(works), 2),
+             p95_ms=round(percentile(works, 95), 2), p99_ms=round(percentile(works, 99), 2), max_ms=round(max(works), 1),
+             over_10_ms=sum(work > 10 for work in works), of=len(works))  # fmt: skip
+
+
+def drain(fleet: Fleet) -> None:
+    """Its reports must be read, or it stops."""
+    for _ in fleet.reports():
+        pass
+
+
+def ended(client: httpx2.Client, n: int) -> int:
+    return client.get(f"/v1/runs/busy-{n}").json()["taskCounts"].get("SUCCEEDED", 0)
+
+
+def trace(page: Page, for_ms: int) -> list[dict[str, Any]]:
+    """The browser's own record of what its threads did."""
+    session = page.context.new_cdp_session(page)
+    collected: list[dict[str, Any]] = []
+    over: list[bool] = []
+    session.on("Tracing.dataCollected", lambda part: collected.extend(part["value"]))
+    session.on("Tracing.tracingComplete", lambda _: over.append(True))
+    session.send("Tracing.start", {
+        "transferMode": "ReportEvents",
+        "traceConfig": {"includedCategories": ["toplevel", "disabled-by-default-devtools.timeline", "__metadata"]},
+    })  # fmt: skip
+    page.wait_for_timeout(for_ms)
+    session.send("Tracing.end")
+    while not over:
+        page.wait_for_timeout(50)
+    return collected
+
+
+def buckets(traced: list[dict[str, Any]]) -> list[float]:
+    """Milliseconds of processor time of the page's main thread in each frame of 1/60 s."""
+    threads = {(e["pid"], e["tid"]) for e in traced if e["name"] == "thread_name" and e["args"]["name"] == "CrRendererMain"}
+    work: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for event in traced:
+        if event["name"].endswith("RunTask") and "dur" in event and (event["pid"], event["tid"]) in threads:
+            work.setdefault((event["pid"], event["tid"]), []).append(event)
+    busiest = max(work.values(), key=lambda tasks: sum(each["dur"] for each in tasks))
+    first, last = min(e["ts"] for e in busiest), max(e["ts"] for e in busiest)
+    found = [0.0] * (int((last - first) / FRAME_US) + 1)
+    for event in busiest:
+        # The thread's own time: what other processes of a busy machine take is not the page's work.
+        found[int((event["ts"] - first) / FRAME_US)] += event.get("tdur", event["dur"]) / 1000
+    return found
+
+
+if __name__ == "__main__":
+    main()
