@@ -24,7 +24,13 @@ from bench.listing import FILL_RUN
 from bench.measure import emit, percentile
 from bench.plane import Plane, plane
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 FRAME_US = 1_000_000 / 60
 LARGE = "run_0000000000000000000000000a"
 SHAPES = 5
@@ -86,17 +92,31 @@ def opening(page: Page, server: Plane, count: int) -> None:
     for _ in range(SHAPES):
         page.goto(f"{server.url}/console/runs")
         page.wait_for_selector("text=A large run")
-        page.evaluate("window.began = 0; document.addEventListener('click', () => { window.began = performance.now(); }, {capture: true, once: true})")
+        page.evaluate(
+            "window.began = 0; document.addEventListener('click', () => { window.began = performance.now(); }, {capture: true, once: true})"
+        )
         page.click("text=A large run")
         clicked.append(page.evaluate(PAINTED, min(count, 900)) - page.evaluate("window.began"))
-    emit("console_run_opens", tasks=count, by="a click", p50_ms=round(statistics.median(clicked)), max_ms=round(max(clicked)))
+    emit(
+        "console_run_opens",
+        tasks=count,
+        by="a click",
+        p50_ms=round(statistics.median(clicked)),
+        max_ms=round(max(clicked)),
+    )
     typed: list[float] = []
     session = page.context.new_cdp_session(page)
     for _ in range(SHAPES):
         session.send("Network.clearBrowserCache")
         page.goto(f"{server.url}/console/runs/large")
         typed.append(page.evaluate(PAINTED, min(count, 900)))
-    emit("console_run_opens", tasks=count, by="its address, nothing cached", p50_ms=round(statistics.median(typed)), max_ms=round(max(typed)))
+    emit(
+        "console_run_opens",
+        tasks=count,
+        by="its address, nothing cached",
+        p50_ms=round(statistics.median(typed)),
+        max_ms=round(max(typed)),
+    )
     page.evaluate(PAINTED, count - 1)
     emit("console_run_whole", tasks=count, all_rows_after_ms=round(page.evaluate("performance.now()")),
          heap_mib=round(page.evaluate("performance.memory.usedJSHeapSize") / 2**20, 1))  # fmt: skip
@@ -116,10 +136,17 @@ def scrolling(page: Page, count: int) -> None:
 
 def events(page: Page, server: Plane) -> None:
     """What the main thread works in each sixtieth of a second while about 1,000 events a second move what it shows."""
-    for n, where in enumerate(("/runs/busy-0", "/runs/busy-1?view=timeline", "/runs/busy-2?tab=metrics", "/runs")):
-        tasks = [{"taskKey": f"t{k}", "title": f"Task {k}", "adapter": "noop"} for k in range(9_000)]
+    for n, where in enumerate(
+        ("/runs/busy-0", "/runs/busy-1?view=timeline", "/runs/busy-2?tab=metrics", "/runs")
+    ):
+        tasks = [
+            {"taskKey": f"t{k}", "title": f"Task {k}", "adapter": "noop"} for k in range(9_000)
+        ]
         with server.client() as client:
-            client.post(f"/v1/runs/busy-{n}/graph", json={"name": f"Busy {n}", "projectKey": "bench", "tasks": tasks}).raise_for_status()
+            client.post(
+                f"/v1/runs/busy-{n}/graph",
+                json={"name": f"Busy {n}", "projectKey": "bench", "tasks": tasks},
+            ).raise_for_status()
             page.goto(f"{server.url}/console{where}")
             page.wait_for_selector("[role=row] .cover, .tile")
             page.wait_for_timeout(2_000)
@@ -167,10 +194,18 @@ def trace(page: Page, for_ms: int) -> list[dict[str, Any]]:
 
 def buckets(traced: list[dict[str, Any]]) -> list[float]:
     """Milliseconds of processor time of the page's main thread in each frame of 1/60 s."""
-    threads = {(e["pid"], e["tid"]) for e in traced if e["name"] == "thread_name" and e["args"]["name"] == "CrRendererMain"}
+    threads = {
+        (e["pid"], e["tid"])
+        for e in traced
+        if e["name"] == "thread_name" and e["args"]["name"] == "CrRendererMain"
+    }
     work: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for event in traced:
-        if event["name"].endswith("RunTask") and "dur" in event and (event["pid"], event["tid"]) in threads:
+        if (
+            event["name"].endswith("RunTask")
+            and "dur" in event
+            and (event["pid"], event["tid"]) in threads
+        ):
             work.setdefault((event["pid"], event["tid"]), []).append(event)
     busiest = max(work.values(), key=lambda tasks: sum(each["dur"] for each in tasks))
     first, last = min(e["ts"] for e in busiest), max(e["ts"] for e in busiest)

@@ -17,10 +17,16 @@ def test_vendored_modules_are_as_they_were_fetched() -> None:
     vendor = STATIC / "vendor"
     manifest = json.loads((vendor / "manifest.json").read_bytes())
     for entry in manifest:
-        assert hashlib.sha256((vendor / entry["file"]).read_bytes()).hexdigest() == entry["sha256"], entry["file"]
+        assert (
+            hashlib.sha256((vendor / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
+        ), entry["file"]
         assert (vendor / entry["licenceFile"]).read_text().strip(), entry["licenceFile"]
         assert re.fullmatch(r"[0-9a-f]{64}", entry["sourceSha256"])
-    named = {entry["file"] for entry in manifest} | {entry["licenceFile"] for entry in manifest} | {"manifest.json"}
+    named = (
+        {entry["file"] for entry in manifest}
+        | {entry["licenceFile"] for entry in manifest}
+        | {"manifest.json"}
+    )
     assert {each.name for each in vendor.iterdir()} == named
 
 
@@ -30,9 +36,15 @@ def test_modules_import_each_other_and_nothing_else() -> None:
         if not path.endswith(".js"):
             continue
         text = asset.content.decode()
-        for found in re.findall(r"""(?:^|;)(?:import|export)\s*[\w*{}\s,$]*from\s*["']([^"']+)["']""", text, re.MULTILINE):
+        for found in re.findall(
+            r"""(?:^|;)(?:import|export)\s*[\w*{}\s,$]*from\s*["']([^"']+)["']""",
+            text,
+            re.MULTILINE,
+        ):
             assert found.startswith(("./", "../")), (path, found)
-        assert not re.search(r"\bimport\s*\(", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)), path
+        assert not re.search(r"\bimport\s*\(", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)), (
+            path
+        )
         assert "eval(" not in text
         assert "new Function" not in text
     shell = loaded.shell.content.decode()

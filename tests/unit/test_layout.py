@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flakes.core.layout import (
-    BUNDLE_MIN, COLUMN, NODE_HEIGHT, NODE_WIDTH, NODES_MAX, Layout, Node, layout,
+    BUNDLE_MIN,
+    COLUMN,
+    NODE_HEIGHT,
+    NODE_WIDTH,
+    NODES_MAX,
+    Layout,
+    Node,
+    layout,
 )  # fmt: skip
 
 Graph = dict[str, list[str]]
@@ -34,8 +41,12 @@ def check(graph: Graph, made: Layout) -> None:
     keys = [key for node in made.nodes for key in node.keys]
     assert sorted(keys) == sorted(graph), "every task is in one node"
     place = {key: n for n, node in enumerate(made.nodes) for key in node.keys}
-    wanted = {(place[need], place[key]) for key, needs in graph.items() for need in needs} - {(n, n) for n in range(len(made.nodes))}
-    assert {(edge.source, edge.target) for edge in made.edges} == wanted, "every dependency is an edge, and nothing else"
+    wanted = {(place[need], place[key]) for key, needs in graph.items() for need in needs} - {
+        (n, n) for n in range(len(made.nodes))
+    }
+    assert {(edge.source, edge.target) for edge in made.edges} == wanted, (
+        "every dependency is an edge, and nothing else"
+    )
     for edge in made.edges:
         source, target = made.nodes[edge.source], made.nodes[edge.target]
         assert source.layer < target.layer
@@ -92,7 +103,9 @@ def test_ten_thousand_tasks_are_drawn_as_few_nodes(shape: str) -> None:
     graph: Graph = {
         "wide": {f"t{n}": [] for n in range(count)},
         "deep": {f"t{n}": [f"t{n - 1}"] if n else [] for n in range(count)},
-        "tangled": {f"t{n}": sorted({f"t{n * 5 // 7}", f"t{n // 3}"} - {f"t{n}"}) for n in range(count)},
+        "tangled": {
+            f"t{n}": sorted({f"t{n * 5 // 7}", f"t{n // 3}"} - {f"t{n}"}) for n in range(count)
+        },
     }[shape]
     made = layout(graph)
     assert sum(len(node.keys) for node in made.nodes) == count

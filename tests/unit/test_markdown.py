@@ -52,7 +52,14 @@ def test_hostile_text_does_nothing(text: str) -> None:
     check(render_document(text, "guide/page"))
 
 
-@given(st.lists(st.sampled_from([*HOSTILE, "\n", "> ", "- ", "**", "`", "](", "<", "\"", "'", "|", "\\", "&#x6A;"]), max_size=8))
+@given(
+    st.lists(
+        st.sampled_from(
+            [*HOSTILE, "\n", "> ", "- ", "**", "`", "](", "<", '"', "'", "|", "\\", "&#x6A;"]
+        ),
+        max_size=8,
+    )
+)
 @settings(max_examples=150, deadline=None)
 def test_no_mixture_of_it_does_anything(parts: list[str]) -> None:
     check(render("".join(parts)))
@@ -65,8 +72,17 @@ def test_any_text_is_rendered(text: str) -> None:
 
 
 def test_what_people_write_stays() -> None:
-    html = render("# Title\n\n- [x] done\n- [ ] open\n\n**bold** ~~gone~~ `code` [link](https://ok.example/a?b=1)\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n")
-    for part in ("<h1>Title</h1>", '<li class="box">☑ done</li>', "<strong>bold</strong>", "<s>gone</s>", "<code>code</code>", "<td>2</td>"):
+    html = render(
+        "# Title\n\n- [x] done\n- [ ] open\n\n**bold** ~~gone~~ `code` [link](https://ok.example/a?b=1)\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    )
+    for part in (
+        "<h1>Title</h1>",
+        '<li class="box">☑ done</li>',
+        "<strong>bold</strong>",
+        "<s>gone</s>",
+        "<code>code</code>",
+        "<td>2</td>",
+    ):
         assert part in html, part
     assert 'rel="noopener noreferrer nofollow"' in html
     assert 'target="_blank"' in html
@@ -81,7 +97,10 @@ def test_code_is_highlighted_with_classes_alone() -> None:
 
 
 def test_documents_lead_to_pages_of_the_console() -> None:
-    html = render_document("# A Page\n\n[other](other.md#part) [ref](../reference/cli.md) [out](https://ok.example)", "guide/page")
+    html = render_document(
+        "# A Page\n\n[other](other.md#part) [ref](../reference/cli.md) [out](https://ok.example)",
+        "guide/page",
+    )
     assert '<h1 id="a-page">' in html
     assert 'href="/console/docs/guide/other#part"' in html
     assert 'href="/console/docs/reference/cli"' in html
