@@ -186,3 +186,14 @@ def test_the_rest_of_a_group_is_cancelled_when_the_first_has_come(parent: Parent
     parent.peer.finish(parent.assignment.assignment_id)
     run = parent.api.get(f"/v1/runs/{parent.run['runKey']}").ok()
     assert run["state"] == "SUCCEEDED", "members of a group do not decide the run"
+
+
+def test_children_are_drawn_right_of_the_task_that_made_them(parent: Parent) -> None:
+    parent.spawn("a", "b").ok()
+    run = parent.run["runKey"]
+    drawn = parent.api.get(f"/v1/runs/{run}/layout").ok()
+    at = {node["taskKeys"][0]: n for n, node in enumerate(drawn["nodes"])}
+    edges = {(edge["source"], edge["target"]): edge["spawned"] for edge in drawn["edges"]}
+    assert edges == {(at["parent"], at["a"]): True, (at["parent"], at["b"]): True}
+    assert parent.api.get(f"/v1/runs/{run}/tasks/a").ok()["parentTaskKey"] == "parent"
+    assert "parentTaskKey" not in parent.api.get(f"/v1/runs/{run}/tasks/parent").ok()

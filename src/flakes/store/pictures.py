@@ -13,6 +13,10 @@ _EDGES = Query("""
     from tasks t join task_dependencies d on d.task_id = t.task_id join tasks s on s.task_id = d.depends_on
     where t.run_id = %(run_id)s order by t.task_id, s.task_id""")
 
+_SPAWNED = Query("""
+    select t.task_key, p.task_key from tasks t join tasks p on p.task_id = t.parent_task_id
+    where t.run_id = %(run_id)s order by t.task_id""")
+
 _ATTEMPTS = Query("""
     select a.assignment_id, a.task_id, a.attempt, a.sandbox_id, a.state, a.offered_at, a.accepted_at,
            a.ended_at, a.reason
@@ -22,13 +26,16 @@ _ATTEMPTS = Query("""
     order by a.assignment_id limit %(limit)s""")
 
 
-async def graph(conn: Connection, owner_id: str, reference: str) -> dict[str, list[str]]:
-    """The keys of a run's tasks in the order they were saved, each with the keys it depends on."""
+async def graph(
+    conn: Connection, owner_id: str, reference: str
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The keys of a run's tasks in the order they were saved, each with the keys it depends on; and of those that
+    a task made, the key of that task."""
     run_id = await runs.resolve(conn, owner_id, reference)
     found: dict[str, list[str]] = {key: [] for (key,) in await rows(conn, _KEYS, {"run_id": run_id})}
     for key, need in await rows(conn, _EDGES, {"run_id": run_id}):
         found.setdefault(key, []).append(need)
-    return found
+    return found, dict(await rows(conn, _SPAWNED, {"run_id": run_id}))
 
 
 async def attempts(

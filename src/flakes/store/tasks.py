@@ -39,7 +39,8 @@ _GET = Query(f"""
     select {_COLUMNS},
         (select array_agg(s.task_key order by s.task_key) from task_dependencies d
          join tasks s on s.task_id = d.depends_on where d.task_id = t.task_id),
-        p.definition, r.run_key, j.project_key
+        p.definition, r.run_key, j.project_key,
+        (select m.task_key from tasks m where m.task_id = t.parent_task_id)
     from tasks t
     join runs r on r.run_id = t.run_id
     join projects j on j.project_id = r.project_id
@@ -125,9 +126,9 @@ async def get(conn: Connection, owner_id: str, task_id: str) -> TaskDetail:
             conn, _ATTEMPTS, {"task_id": task_id}
         )
     ]  # fmt: skip
-    definition, run_key, project_key = found[-3:]
+    definition, run_key, project_key, parent = found[-4:]
     return TaskDetail(
-        **_fields(found[:-3]), definition=definition, run_key=run_key, project_key=project_key,
+        **_fields(found[:-4]), definition=definition, run_key=run_key, project_key=project_key, parent_task_key=parent,
         attempts=attempts, usage=(await transcripts.of_tasks(conn, [task_id])).get(task_id),
     )  # fmt: skip
 

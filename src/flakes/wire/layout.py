@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from flakes.core import layout
 from flakes.wire.codec import Frozen
 
@@ -17,11 +19,12 @@ class LayoutNode(Frozen, frozen=True, kw_only=True):
 
 class LayoutEdge(Frozen, frozen=True, kw_only=True):
     """From what is depended on to the dependent, by index into `nodes`; `via` are the heights at which
-    it crosses the layers in between."""
+    it crosses the layers in between. `spawned`: the source made the target, which does not depend on it."""
 
     source: int
     target: int
     via: list[float]
+    spawned: bool = False
 
 
 class Layout(Frozen, frozen=True, kw_only=True):
@@ -37,14 +40,19 @@ class Layout(Frozen, frozen=True, kw_only=True):
     bundled: bool
 
 
-def of(drawn: layout.Layout) -> Layout:
-    """A computed layout as the wire has it."""
+def of(drawn: layout.Layout, depends_on: Mapping[str, Sequence[str]] | None = None) -> Layout:
+    """A computed layout as the wire has it. Given what tasks depend on, other edges are told as spawned."""
+    node_of = {key: number for number, node in enumerate(drawn.nodes) for key in node.keys}
+    needed = None if depends_on is None else {
+        (node_of.get(need), node_of[key]) for key, needs in depends_on.items() for need in needs
+    }  # fmt: skip
     return Layout(
         nodes=[
             LayoutNode(task_keys=list(n.keys), layer=n.layer, x=n.x, y=round(n.y, 1)) for n in drawn.nodes
         ],
         edges=[
-            LayoutEdge(source=e.source, target=e.target, via=[round(y, 1) for y in e.via])
+            LayoutEdge(source=e.source, target=e.target, via=[round(y, 1) for y in e.via],
+                       spawned=needed is not None and (e.source, e.target) not in needed)
             for e in drawn.edges
         ],
         width=drawn.width,

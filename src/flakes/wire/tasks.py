@@ -240,6 +240,8 @@ class TaskDetail(Task, frozen=True, kw_only=True, omit_defaults=True):
     run_key: str
     project_key: str
     definition: dict[str, Any]
+    parent_task_key: str | None = None
+    """Of the task that made this one."""
     attempts: list[Attempt] = []
     usage: AgentUsage | None = None
     """What its agents have spent, over all attempts."""

@@ -51,8 +51,10 @@ async def run_attempts(call: Call) -> RunAttempts:
 async def run_layout(call: Call) -> drawing.Layout:
     """Lay out the tasks of a run as a graph from left to right; big groups of alike tasks are one node."""
     async with call.plane.database.connection() as conn:
-        graph = await pictures.graph(conn, call.owner_id, call.path["run"])
-    return drawing.of(await asyncio.to_thread(layout, graph))
+        graph, spawned = await pictures.graph(conn, call.owner_id, call.path["run"])
+    # A child stands right of the task that made it, as if it depended on it.
+    drawn = {key: [*needs, spawned[key]] if key in spawned else needs for key, needs in graph.items()}
+    return drawing.of(await asyncio.to_thread(layout, drawn), graph)
 
 
 async def run_history(call: Call) -> StreamingResponse:

@@ -1,7 +1,7 @@
 // @ts-check
 /**
  * The one event stream of this tab. It starts at "now", remembers the cursor of the last event, and resumes
- * there after every interruption, so that nothing is missed. Events are gathered and handed on once a frame.
+ * there after every interruption, so that nothing is missed. Events are gathered and handed on ten times a second at most.
  * A tab that nobody looks at lets go of its stream after a while: browsers allow six connections to a server.
  */
 import { get, me, send } from "./api.js";
@@ -10,6 +10,8 @@ import { SseParser } from "./sse.js";
 
 const SILENCE_MS = 25_000; // the server sends something every 15 s
 const HIDDEN_MS = 60_000;
+/** Between two times that events are handed on; the first after a pause is not kept waiting. */
+const GATHER_MS = 100;
 const BACKOFF_MS = [300, 600, 1_200, 2_500, 5_000, 10_000];
 
 /** `connecting`, `live`, `lost` or `paused`. */
@@ -22,7 +24,7 @@ export const lostSince = signal(0);
 const listeners = new Set();
 /** @type {Event[]} */
 let waiting = [];
-let cursor = "", scheduled = false, attempt = 0;
+let cursor = "", scheduled = false, attempt = 0, flushedAt = 0;
 /** @type {AbortController | null} */
 let controller = null;
 let hiddenTimer = 0;
@@ -127,12 +129,14 @@ function enqueue(event) {
   waiting.push(event);
   if (scheduled) return;
   scheduled = true;
-  if (document.hidden) setTimeout(flush, 100);
+  const wait = Math.max(0, flushedAt + GATHER_MS - performance.now());
+  if (document.hidden || wait > 0) setTimeout(() => (document.hidden ? flush() : requestAnimationFrame(flush)), Math.max(wait, document.hidden ? GATHER_MS : 0));
   else requestAnimationFrame(flush);
 }
 
 function flush() {
   scheduled = false;
+  flushedAt = performance.now();
   const events = waiting;
   waiting = [];
   for (const listener of [...listeners]) listener.onEvents(events);

@@ -101,3 +101,26 @@ export function countsOf(tasks) {
   for (const task of tasks) counts[task.status] = (counts[task.status] ?? 0) + 1;
   return counts;
 }
+
+/** The same after some of the tasks have changed. @param {Record<string, number>} counts @param {any[]} before @param {any[]} after of equal length */
+export function countsAfter(counts, before, after) {
+  const next = { ...counts };
+  for (let i = 0; i < after.length; i++) {
+    if (before[i] === after[i] || before[i].status === after[i].status) continue;
+    next[before[i].status]--;
+    next[after[i].status] = (next[after[i].status] ?? 0) + 1;
+  }
+  return next;
+}
+
+/** Moments that are looked at again and again. @type {Map<string, number>} */
+const moments = new Map();
+/** A moment in ms. @param {string} at */
+export function ms(at) {
+  let known = moments.get(at);
+  if (known === undefined) {
+    if (moments.size > 60_000) moments.clear();
+    moments.set(at, (known = Date.parse(at)));
+  }
+  return known;
+}

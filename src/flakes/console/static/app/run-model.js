@@ -4,9 +4,9 @@
  * after reading; an event that is older than what was read changes nothing (see `reducer`).
  */
 import { get, v1 } from "./api.js";
-import { computed, signal, useEffect, useMemo } from "./lib.js";
+import { batch, computed, signal, useEffect, useMemo } from "./lib.js";
 import { streaming, subscribe } from "./live.js";
-import { attemptsAfter, countsOf, tasksAfter } from "./reducer.js";
+import { attemptsAfter, countsAfter, countsOf, tasksAfter } from "./reducer.js";
 
 const FIRST_PAGE = 1_000, PAGE = 10_000;
 
@@ -23,10 +23,13 @@ export class RunModel {
     this.deleted = signal(false);
     /** Counts the times that tasks were added: what is made from the graph alone changes with it. */
     this.growth = signal(0);
-    this.counts = computed(() => countsOf(this.tasks.value));
-    this.byKey = computed(() => new Map(this.tasks.value.map((task) => [task.taskKey, task])));
-    /** @type {Map<string, number>} */
+    this.counts = signal(/** @type {Record<string, number>} */ ({}));
+    /** Places of tasks by id and by key. @type {Map<string, number>} */
     this.index = new Map();
+    /** @type {Map<string, number>} */
+    this.keyIndex = new Map();
+    /** Tasks by key, as they are now. */
+    this.byKey = computed(() => { const tasks = this.tasks.value; return { get: (/** @type {string} */ key) => tasks[this.keyIndex.get(key) ?? -1] }; });
     /** @type {import("./live.js").Event[] | null} */
     this.early = [];
     this.closed = false;
@@ -66,7 +69,8 @@ export class RunModel {
   take(tasks, anew) {
     const all = anew ? tasks : [...this.tasks.value, ...tasks];
     this.index = new Map(all.map((task, i) => [task.taskId, i]));
-    this.tasks.value = all;
+    this.keyIndex = new Map(all.map((task, i) => [task.taskKey, i]));
+    batch(() => { this.tasks.value = all; this.counts.value = countsOf(all); });
   }
 
   /** @param {string | null} cursor */
@@ -106,7 +110,7 @@ export class RunModel {
     const mine = events.filter((event) => event.runId === runId);
     if (!mine.length) return;
     const { tasks, unknown } = tasksAfter(this.tasks.value, this.index, mine);
-    if (tasks !== this.tasks.value) this.tasks.value = tasks;
+    if (tasks !== this.tasks.value) batch(() => { this.counts.value = countsAfter(this.counts.value, this.tasks.value, tasks); this.tasks.value = tasks; });
     if (unknown && !this.timers.tasks) this.timers.tasks = setTimeout(() => this.grow(), 300);
     if (this.attempts.value) {
       const attempts = attemptsAfter(this.attempts.value, mine);

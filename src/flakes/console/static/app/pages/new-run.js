@@ -101,8 +101,8 @@ function Checked({ checked }) {
   if (checked.failed) return html`<div id="problems"><${Problem} error=${checked.failed} /></div>`;
   const go = (/** @type {number} */ line) => { const area = /** @type {HTMLTextAreaElement} */ (document.getElementById("file")); const lines = area.value.split("\n"), at = lines.slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0); area.focus(); area.setSelectionRange(at, at + (lines[line - 1]?.length ?? 0)); };
   if (!checked.ok) return html`<div id="problems" role="status"><h2 class="lead">${count(checked.problems.length, "problem")}</h2><ol class="problems">${checked.problems.map((/** @type {any} */ p, /** @type {number} */ i) => html`<li key=${i}><button class="quiet" onClick=${() => go(p.line)}>line ${p.line}</button><div>${inline(p.message)}<small class="muted">${inline(p.fix)}</small></div></li>`)}</ol></div>`;
-  const byKey = new globalThis.Map(checked.tasks.map((/** @type {any} */ t) => [t.taskKey, { ...t, status: "SAVED" }]));
-  return html`<div id="problems" role="status"><h2 class="lead">No problems</h2><${Picture} layout=${checked.layout} byKey=${byKey} runKey="" whole link=${false} /></div>`;
+  const tasks = checked.tasks.map((/** @type {any} */ t) => ({ ...t, status: "SAVED" }));
+  return html`<div id="problems" role="status"><h2 class="lead">No problems</h2><${Picture} layout=${checked.layout} tasks=${tasks} runKey="" whole link=${false} /></div>`;
 }
 
 /** The check of a text, once the typing pauses. @param {string | null} text @param {string} adapter */

@@ -9,8 +9,8 @@ import { Progress, StateIcon, word } from "../ui/state.js";
 
 const EDGE = 24, TOOLS = 26, LEAST = 0.08, MOST = 2.5;
 
-/** @param {{layout: any, byKey: Map<string, any>, runKey: string, whole: boolean, link?: boolean}} props */
-export function Map({ layout, byKey, runKey, whole, link = true }) {
+/** @param {{layout: any, tasks: any[], runKey: string, whole: boolean, link?: boolean}} props */
+export function Map({ layout, tasks, runKey, whole, link = true }) {
   const frame = useRef(/** @type {HTMLDivElement | null} */ (null));
   const [view, setView] = useState({ x: EDGE, y: EDGE, k: 1 });
   const [full, setFull] = useState(false);
@@ -92,11 +92,11 @@ export function Map({ layout, byKey, runKey, whole, link = true }) {
   const graph = useMemo(() => neighbours(layout), [layout]);
   const paths = useMemo(() => layout.edges.map((/** @type {any} */ e) => curve(layout, e)), [layout]);
   const light = (/** @type {number | null} */ i) => setLit(i === null ? null : lineage(graph, i));
-  const states = layout.nodes.map((/** @type {any} */ node) => nodeState(node, byKey, whole));
+  const states = useStates(layout, tasks, whole);
   return html`<div class=${cx("picture map", full && "full")} ref=${frame} tabindex="0" role="group" aria-label="Map of the tasks" style=${full ? {} : { height: `${height}px` }} onPointerDown=${drag} onKeyDown=${keys}>
     <div class="map-plane" style=${{ transform: `translate(${view.x}px, ${view.y}px) scale(${view.k})`, width: `${layout.width}px`, height: `${layout.height}px` }}>
       <svg width=${layout.width} height=${layout.height} aria-hidden="true">
-        ${layout.edges.map((/** @type {any} */ e, /** @type {number} */ i) => html`<path key=${i} d=${paths[i]} class=${cx("edge", `from-${states[e.source].state}`, lit && (lit.has(e.source) && lit.has(e.target) ? "lit" : "faint"))} />`)}
+        ${layout.edges.map((/** @type {any} */ e, /** @type {number} */ i) => html`<path key=${i} d=${paths[i]} class=${cx("edge", e.spawned ? "spawned" : `from-${states[e.source].state}`, lit && (lit.has(e.source) && lit.has(e.target) ? "lit" : "faint"))} />`)}
       </svg>
       ${layout.nodes.map((/** @type {any} */ node, /** @type {number} */ i) => html`<${Node} key=${node.taskKeys[0]} node=${node} size=${layout} what=${states[i]} faint=${lit !== null && !lit.has(i)} runKey=${runKey} link=${link}
         onEnter=${() => light(i)} onLeave=${() => light(null)} />`)}
@@ -126,21 +126,35 @@ function common_prefix(keys) {
   return prefix.replace(/[-\d]+$/, "") || "tasks";
 }
 
-/** What a node shows: one task, or how many of a bundle are in which state. @param {any} node @param {Map<string, any>} byKey @param {boolean} whole */
-function nodeState(node, byKey, whole) {
-  if (node.taskKeys.length === 1) {
-    const task = byKey.get(node.taskKeys[0]);
-    return { task, counts: null, state: task?.status ?? "SAVED" };
+/** What each node shows: one task, or how many of a bundle are in which state. Only tasks that changed are looked at.
+ * @param {any} layout @param {any[]} tasks @param {boolean} whole */
+function useStates(layout, tasks, whole) {
+  const own = useRef({ layout: null, whole, tasks: /** @type {any[]} */ ([]), nodeOf: /** @type {globalThis.Map<string, number>} */ (new globalThis.Map()), states: /** @type {any[]} */ ([]) }).current;
+  if (own.layout !== layout || own.whole !== whole || own.tasks.length !== tasks.length) {
+    Object.assign(own, { layout, whole, tasks, nodeOf: new globalThis.Map() });
+    layout.nodes.forEach((/** @type {any} */ node, /** @type {number} */ i) => node.taskKeys.forEach((/** @type {string} */ key) => own.nodeOf.set(key, i)));
+    own.states = layout.nodes.map((/** @type {any} */ node) => (node.taskKeys.length === 1 ? { task: null, counts: null, state: "SAVED" } : { task: null, counts: { [whole ? "SAVED" : "BLOCKED"]: node.taskKeys.length }, state: "SAVED" }));
+    for (const task of tasks) change(own, null, task);
+  } else if (own.tasks !== tasks) {
+    own.states = own.states.slice();
+    for (let i = 0; i < tasks.length; i++) if (own.tasks[i] !== tasks[i]) change(own, own.tasks[i], tasks[i]);
+    own.tasks = tasks;
   }
-  /** @type {Record<string, number>} */
-  const counts = {};
-  for (const key of node.taskKeys) {
-    const status = byKey.get(key)?.status ?? (whole ? "SAVED" : "BLOCKED");
-    counts[status] = (counts[status] ?? 0) + 1;
-  }
-  const state = ["FAILED", "RUNNING", "WAITING", "QUEUED", "BLOCKED", "CANCELLED", "SUCCEEDED"].find((s) => counts[s]) ?? "SAVED";
-  return { task: null, counts, state };
+  return own.states;
 }
+
+/** @param {any} own @param {any} before @param {any} task */
+function change({ states, nodeOf, whole }, before, task) {
+  const i = nodeOf.get(task.taskKey);
+  if (i === undefined) return;
+  if (!states[i].counts) { states[i] = { task, counts: null, state: task.status }; return; }
+  const was = before ? before.status : whole ? "SAVED" : "BLOCKED";
+  if (was === task.status) return;
+  const counts = { ...states[i].counts, [task.status]: (states[i].counts[task.status] ?? 0) + 1 };
+  counts[was]--;
+  states[i] = { task: null, counts, state: WORST.find((s) => counts[s]) ?? "SAVED" };
+}
+const WORST = ["FAILED", "RUNNING", "WAITING", "QUEUED", "BLOCKED", "CANCELLED", "SUCCEEDED"];
 
 /** @param {any} layout */
 function neighbours(layout) {

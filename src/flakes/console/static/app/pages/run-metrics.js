@@ -1,7 +1,8 @@
 // @ts-check
 /** How long a run's work waited and ran, how it ended, and how much went on at the same time. */
 import { get, v1 } from "../api.js";
-import { html, useEffect } from "../lib.js";
+import { html, useCalm, useEffect, useMemo } from "../lib.js";
+import { ms } from "../reducer.js";
 import { useResource } from "../resource.js";
 import { duration, now } from "../time.js";
 import { Loaded, Wide } from "../ui/parts.js";
@@ -41,25 +42,31 @@ function Spread({ metrics }) {
   </tbody></table><//>`;
 }
 
-/** @param {{model: import("../run-model.js").RunModel}} props */
-function Concurrency({ model }) {
-  const attempts = model.attempts.value;
-  if (!attempts) return html`<div class="chart" />`;
-  const steps = [];
-  for (const a of attempts.values()) if (a.acceptedAt) { steps.push([Date.parse(a.acceptedAt), 1], [a.endedAt ? Date.parse(a.endedAt) : now.value, -1]); }
-  if (!steps.length) return html`<p class="muted">Nothing has run yet.</p>`;
-  steps.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
-  const from = steps[0][0], until = Math.max(steps[steps.length - 1][0], from + 1), W = 1_000, H = 120, COLUMNS = 500;
-  // The highest level within each column: however many steps, as many points.
-  const levels = new Array(COLUMNS).fill(0);
+/** How many attempts ran at the same time, in columns: the most within each, however many attempts. @param {Map<string, any>} attempts @param {number} present */
+function levelsOf(attempts, present) {
+  const COLUMNS = 500, began = [], over = [];
+  for (const a of attempts.values()) if (a.acceptedAt) { began.push(ms(a.acceptedAt)); over.push(a.endedAt ? ms(a.endedAt) : present); }
+  if (!began.length) return null;
+  const starts = Float64Array.from(began).sort(), ends = Float64Array.from(over).sort();
+  const from = starts[0], until = Math.max(ends[ends.length - 1], from + 1), levels = new Array(COLUMNS).fill(0);
   let level = 0, column = 0;
-  for (const [at, change] of steps) {
-    const here = Math.min(COLUMNS - 1, Math.floor(((at - from) / (until - from)) * COLUMNS));
+  for (let i = 0, j = 0; j < ends.length;) {
+    const starting = i < starts.length && starts[i] <= ends[j];
+    const here = Math.min(COLUMNS - 1, Math.floor((((starting ? starts[i] : ends[j]) - from) / (until - from)) * COLUMNS));
     while (column < here) levels[++column] = level;
-    level += change;
+    starting ? (level++, i++) : (level--, j++);
     levels[column] = Math.max(levels[column], level);
   }
-  while (column < COLUMNS - 1) levels[++column] = level;
+  return { levels, from, until };
+}
+
+/** @param {{model: import("../run-model.js").RunModel}} props */
+function Concurrency({ model }) {
+  const attempts = useCalm(model.attempts.value, 1_000), moment = useCalm(now.value, 1_000);
+  const found = useMemo(() => attempts && levelsOf(attempts, moment), [attempts, moment]);
+  if (!attempts) return html`<div class="chart" />`;
+  if (!found) return html`<p class="muted">Nothing has run yet.</p>`;
+  const { levels, from, until } = found, W = 1_000, H = 120, COLUMNS = levels.length;
   const most = Math.max(...levels, 1), y = (/** @type {number} */ n) => H - (n / most) * (H - 12);
   const path = levels.map((n, i) => `${i ? "L" : "M"}${(i * W) / COLUMNS} ${y(n)}H${((i + 1) * W) / COLUMNS}`).join("");
   return html`<figure class="chart"><svg viewBox=${`0 0 ${W} ${H}`} preserveAspectRatio="none" role="img" aria-label=${`Attempts at the same time, at most ${most}`}>

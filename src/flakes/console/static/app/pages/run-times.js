@@ -1,7 +1,8 @@
 // @ts-check
 /** When things were: the timeline of tasks (queued, running, waiting) and the lanes of sandboxes. */
 import { Link, to } from "../router.js";
-import { cx, html, useRef, useState } from "../lib.js";
+import { cx, html, useCalm, useMemo, useRef, useState } from "../lib.js";
+import { ms } from "../reducer.js";
 import { clock, duration, now } from "../time.js";
 import { Empty } from "../ui/parts.js";
 import { StateIcon, look, word } from "../ui/state.js";
@@ -9,14 +10,13 @@ import { StateIcon, look, word } from "../ui/state.js";
 const ROW = 24;
 const FINENESS = 1_200;
 
-/** The stretch of time that the run covers, in ms. @param {import("../run-model.js").RunModel} model */
-function span(model) {
-  const tasks = model.tasks.value;
+/** The stretch of time that the run covers, in ms. @param {any[]} tasks */
+function span(tasks) {
   let from = Infinity, until = 0, live = false;
   for (const task of tasks) {
-    const begin = Date.parse(task.admittedAt ?? task.createdAt);
+    const begin = ms(task.admittedAt ?? task.createdAt);
     if (begin < from) from = begin;
-    if (task.finishedAt) until = Math.max(until, Date.parse(task.finishedAt));
+    if (task.finishedAt) until = Math.max(until, ms(task.finishedAt));
     else if (task.status !== "SAVED") live = true;
   }
   if (live) until = Math.max(now.value, until);
@@ -48,26 +48,36 @@ function Rows({ rows, height, render, label }) {
 
 /** @param {{model: import("../run-model.js").RunModel}} props */
 export function Timeline({ model }) {
-  const attempts = model.attempts.value, tasks = model.tasks.value, run = model.run.value;
+  const run = model.run.value, calm = pace(model);
+  const attempts = useCalm(model.attempts.value, calm), tasks = useCalm(model.tasks.value, calm);
+  const rows = useMemo(() => (attempts ? timelines(tasks, attempts) : []), [tasks, attempts]);
   if (!attempts) return html`<div class="picture" />`;
-  const scale = span(model);
-  /** @type {Map<string, any[]>} */
-  const of = new Map();
-  for (const attempt of attempts.values()) {
-    const list = of.get(attempt.taskId);
-    list ? list.push(attempt) : of.set(attempt.taskId, [attempt]);
-  }
-  const byKey = model.byKey.value;
-  const rows = tasks.filter((task) => task.status !== "SAVED").map((task) => ({ key: task.taskId, task, attempts: of.get(task.taskId) ?? [], at: Date.parse(task.startedAt ?? task.queuedAt ?? task.admittedAt ?? task.createdAt) }));
-  rows.sort((a, b) => (a.attempts.length ? 0 : 1) - (b.attempts.length ? 0 : 1) || firstAt(a) - firstAt(b) || a.at - b.at);
+  const scale = span(tasks), byKey = model.byKey.value;
   return html`<div class="picture times">
     <div class="times-head"><span class="legend"><i class="bar queue" />queued <i class="bar tone-run" />running <i class="bar wait" />waiting</span><${Axis} ...${scale} /></div>
     <${Rows} rows=${rows} height=${ROW} label="Timeline" render=${({ task, attempts }) => html`<span class="times-name"><${StateIcon} state=${task.status} size=${14} /><${Link} to=${to("runs", run.runKey, "tasks", task.taskKey)} title=${task.title}>${task.taskKey}<//></span><span class="times-lane">${bars(task, attempts, byKey, scale)}</span>`} />
   </div>`;
 }
 
-/** @param {any} row */
-const firstAt = (row) => (row.attempts.length ? Date.parse(row.attempts[0].offeredAt) : 0);
+/** How often a picture of that many tasks is drawn anew, in ms. @param {import("../run-model.js").RunModel} model */
+const pace = (model) => (model.tasks.value.length > 1_000 ? 500 : 0);
+
+/** A row for each task that was admitted, in the order in which they began. @param {any[]} tasks @param {Map<string, any>} attempts */
+function timelines(tasks, attempts) {
+  /** @type {Map<string, any[]>} */
+  const of = new Map();
+  for (const attempt of attempts.values()) {
+    const list = of.get(attempt.taskId);
+    list ? list.push(attempt) : of.set(attempt.taskId, [attempt]);
+  }
+  const rows = [];
+  for (const task of tasks) {
+    if (task.status === "SAVED") continue;
+    const own = of.get(task.taskId) ?? [];
+    rows.push({ key: task.taskId, task, attempts: own, first: own.length ? ms(own[0].offeredAt) : Infinity, at: ms(task.startedAt ?? task.queuedAt ?? task.admittedAt ?? task.createdAt) });
+  }
+  return rows.sort((a, b) => (a.first === b.first ? a.at - b.at : a.first - b.first));
+}
 
 /** The stretches of one task's life. @param {any} task @param {any[]} attempts @param {Map<string, any>} byKey @param {any} scale */
 function bars(task, attempts, byKey, { from, until }) {
@@ -76,42 +86,43 @@ function bars(task, attempts, byKey, { from, until }) {
   const queue = (/** @type {number} */ a, /** @type {number} */ b, /** @type {boolean} */ wait) => { if (b - a > 0) drawn.push(html`<i class=${cx("bar", wait ? "wait" : "queue")} style=${place(a, b)} title=${`${wait ? "waiting" : "queued"} ${duration(b - a)}`} />`); };
   let before = readyAt(task, byKey), yielded = false;
   for (const attempt of attempts) {
-    const offered = Date.parse(attempt.offeredAt), accepted = attempt.acceptedAt ? Date.parse(attempt.acceptedAt) : null;
-    const end = attempt.endedAt ? Date.parse(attempt.endedAt) : Math.max(now.value, offered);
+    const offered = ms(attempt.offeredAt), accepted = attempt.acceptedAt ? ms(attempt.acceptedAt) : null;
+    const end = attempt.endedAt ? ms(attempt.endedAt) : Math.max(now.value, offered);
     queue(before, accepted ?? end, yielded);
     if (accepted !== null) drawn.push(html`<i class=${cx("bar", `tone-${look(attempt.state).tone}`)} style=${place(accepted, end)} title=${`attempt ${attempt.attempt}: ${word(attempt.state)} ${attempt.endedAt ? "after" : "for"} ${duration(end - accepted)}, from ${clock(attempt.acceptedAt)}${attempt.reason ? `: ${attempt.reason}` : ""}`} />`);
     before = end;
     yielded = attempt.state === "yielded";
   }
-  if (task.status === "QUEUED" || task.status === "WAITING") queue(Math.max(before, task.queuedAt ? Date.parse(task.queuedAt) : before), now.value, task.status === "WAITING");
+  if (task.status === "QUEUED" || task.status === "WAITING") queue(Math.max(before, task.queuedAt ? ms(task.queuedAt) : before), now.value, task.status === "WAITING");
   return drawn;
 }
 
 /** When a task could first have begun: its admission, or the last end among what it depends on. @param {any} task @param {Map<string, any>} byKey */
 function readyAt(task, byKey) {
-  let at = Date.parse(task.admittedAt ?? task.createdAt);
+  let at = ms(task.admittedAt ?? task.createdAt);
   for (const key of task.dependsOn ?? []) {
     const end = byKey.get(key)?.finishedAt;
-    if (end) at = Math.max(at, Date.parse(end));
+    if (end) at = Math.max(at, ms(end));
   }
   return at;
 }
 
 /** @param {{model: import("../run-model.js").RunModel, nameOf: (id: string) => string}} props */
 export function Lanes({ model, nameOf }) {
-  const attempts = model.attempts.value, run = model.run.value;
+  const run = model.run.value, calm = pace(model);
+  const attempts = useCalm(model.attempts.value, calm), tasks = useCalm(model.tasks.value, calm);
   if (!attempts) return html`<div class="picture" />`;
   const accepted = [...attempts.values()].filter((a) => a.acceptedAt);
   if (!accepted.length) return html`<${Empty} title="No sandbox has taken a task yet">A task appears here when a sandbox accepts it.<//>`;
-  const scale = span(model), fine = (scale.until - scale.from) / FINENESS;
+  const scale = span(tasks), fine = (scale.until - scale.from) / FINENESS;
   /** @type {Map<string, any[]>} */
   const of = new Map();
   for (const attempt of accepted) of.get(attempt.sandboxId)?.push(attempt) ?? of.set(attempt.sandboxId, [attempt]);
-  const tasks = model.tasks.value, index = model.index;
+  const index = model.index;
   const rows = [];
   for (const [sandboxId, list] of of) {
     const tracks = packed(list, fine);
-    const busy = list.reduce((sum, a) => sum + ((a.endedAt ? Date.parse(a.endedAt) : now.value) - Date.parse(a.acceptedAt)), 0);
+    const busy = list.reduce((sum, a) => sum + ((a.endedAt ? ms(a.endedAt) : now.value) - ms(a.acceptedAt)), 0);
     tracks.forEach((track, i) => rows.push({ key: `${sandboxId} ${i}`, sandboxId, first: i === 0, count: list.length, busy, track }));
   }
   const bar = (/** @type {any} */ b) => {
@@ -128,7 +139,7 @@ export function Lanes({ model, nameOf }) {
 
 /** Attempts in as few tracks as do not overlap; very short neighbours of one state become one bar. @param {any[]} list @param {number} fine */
 function packed(list, fine) {
-  const bars = list.map((a) => ({ from: Date.parse(a.acceptedAt), until: a.endedAt ? Date.parse(a.endedAt) : now.value, state: a.state, taskId: a.taskId, count: 1 }));
+  const bars = list.map((a) => ({ from: ms(a.acceptedAt), until: a.endedAt ? ms(a.endedAt) : now.value, state: a.state, taskId: a.taskId, count: 1 }));
   bars.sort((a, b) => a.from - b.from);
   /** @type {any[][]} */
   const tracks = [];

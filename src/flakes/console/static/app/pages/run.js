@@ -92,11 +92,11 @@ function Overview({ model, counts }) {
   return html`<${StandStill} run=${run} counts=${counts} />
     <div class="section-head view-head"><${Tabs} name="view" small label="Pictures of the run" tabs=${[["map", "Map"], ["timeline", "Timeline"], ["sandboxes", "By sandbox"]]} /></div>
     <${Panel} name="view" chosen=${view}>
-      ${view === "map" && (shown.current ? html`<${Map} layout=${shown.current} byKey=${model.byKey.value} runKey=${run.runKey} whole=${model.whole.value} />` : html`<div class="picture" />`)}
+      ${view === "map" && (shown.current ? html`<${Map} layout=${shown.current} tasks=${model.tasks.value} runKey=${run.runKey} whole=${model.whole.value} />` : html`<div class="picture" />`)}
       ${view === "timeline" && html`<${Timeline} model=${model} />`}
       ${view === "sandboxes" && html`<${Lanes} model=${model} nameOf=${nameOf} />`}
     <//>
-    <${Tasks} model=${model} counts=${counts} nameOf=${nameOf} layout=${shown.current} />`;
+    <${Tasks} model=${model} counts=${counts} nameOf=${nameOf} names=${names.data} layout=${shown.current} />`;
 }
 
 const COLUMNS = [
@@ -111,15 +111,14 @@ const COLUMNS = [
   { key: "took", title: "Took", width: "64px", end: true },
 ];
 
-/** @param {{model: import("../run-model.js").RunModel, counts: any, nameOf: (id: string) => string, layout: any}} props */
-function Tasks({ model, counts, nameOf, layout }) {
+/** @param {{model: import("../run-model.js").RunModel, counts: any, nameOf: (id: string) => string, names: any, layout: any}} props */
+function Tasks({ model, counts, nameOf, names, layout }) {
   const query = place.value.query;
   const status = query.get("status") ?? "", words = (query.get("find") ?? "").toLowerCase(), among = query.get("among") ?? "";
   const run = model.run.value, tasks = model.tasks.value;
   const bundle = among && layout ? layout.nodes.find((/** @type {any} */ n) => n.taskKeys.length > 1 && n.taskKeys[0] === among) : null;
   const keys = bundle ? new Set(bundle.taskKeys) : null;
-  const numbered = tasks.map((task, i) => ({ task, n: i + 1 }));
-  const rows = !status && !words && !keys ? numbered : numbered.filter(({ task }) => (!status || task.status === status) && (!keys || keys.has(task.taskKey)) && (!words || task.taskKey.includes(words) || task.title.toLowerCase().includes(words)));
+  const rows = !status && !words && !keys ? tasks : tasks.filter((task) => (!status || task.status === status) && (!keys || keys.has(task.taskKey)) && (!words || task.taskKey.includes(words) || task.title.toLowerCase().includes(words)));
   const timer = useRef(0);
   return html`<section class="section" aria-label="Tasks">
     <div class="section-head"><h2>Tasks</h2>
@@ -129,13 +128,15 @@ function Tasks({ model, counts, nameOf, layout }) {
       <span class="spring" />
       <label class="search"><span class="sr">Find a task</span><input type="search" placeholder="Find a task" defaultValue=${query.get("find") ?? ""} onInput=${(/** @type {any} */ e) => { clearTimeout(timer.current); const text = e.target.value; timer.current = setTimeout(() => setQuery({ find: text.trim() }), 120); }} /><kbd aria-hidden="true">/</kbd></label>
     </div>
-    ${rows.length ? html`<${Table} label="Tasks" columns=${COLUMNS} rows=${rows} rowHeight=${36} keyOf=${(/** @type {any} */ r) => r.task.taskId} row=${(/** @type {any} */ r) => taskCells(r, run, nameOf)} />` : html`<${Empty} title="No task matches"><button onClick=${() => setQuery({ status: null, find: null, among: null })}>Show all tasks</button><//>`}
+    ${rows.length ? html`<${Table} label="Tasks" columns=${COLUMNS} rows=${rows} rowHeight=${36} deps=${[run.runKey, names]} keyOf=${taskId} row=${(/** @type {any} */ task) => taskCells(task, (model.index.get(task.taskId) ?? 0) + 1, run, nameOf)} />` : html`<${Empty} title="No task matches"><button onClick=${() => setQuery({ status: null, find: null, among: null })}>Show all tasks</button><//>`}
     ${!model.whole.value && html`<div class="more muted" role="status">Loading the other tasks…</div>`}
   </section>`;
 }
 
-/** @param {any} row @param {any} run @param {(id: string) => string} nameOf */
-function taskCells({ task, n }, run, nameOf) {
+const taskId = (/** @type {any} */ task) => task.taskId;
+
+/** @param {any} task @param {number} n @param {any} run @param {(id: string) => string} nameOf */
+function taskCells(task, n, run, nameOf) {
   const needs = task.dependsOn ?? [], began = task.status === "RUNNING" || task.status === "WAITING" || ended(task) ? task.startedAt : null;
   return [
     html`<span class="muted num">${n}</span>`,

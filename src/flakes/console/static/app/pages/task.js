@@ -9,6 +9,7 @@ import { useRun } from "../run-model.js";
 import { Ago, Elapsed, duration } from "../time.js";
 import { Confirm, Copy, Facts, Header, Markdown, Panel, Problem, Tabs, chosenTab, inline, toast } from "../ui/parts.js";
 import { State, StateIcon, word } from "../ui/state.js";
+import { Children } from "./task-children.js";
 import { Explain } from "./explain.js";
 import { Activity } from "./task-activity.js";
 import { Log } from "./task-log.js";
@@ -41,7 +42,7 @@ function Loaded({ task, model, trail, reload, error }) {
   const pending = useResource(`permissions ${task.taskId}`, (signal) => get(v1("tasks", task.taskId, "permissions"), { limit: 20 }, signal), { on: (e) => e.taskId === task.taskId && e.type.startsWith("permission."), everyMs: 150 });
   const questions = (pending.data?.permissions ?? []).filter((/** @type {any} */ p) => p.status === "pending");
   const result = useResource(over ? `result ${task.taskId} ${task.status} ${task.attempt} ${task.finishedAt}` : null, (signal) => get(v1("tasks", task.taskId, "result"), {}, signal));
-  const tabs = /** @type {[string, string, any?][]} */ ([["brief", "Brief"], ["transcript", "Transcript"], ["log", "Log"], ["result", "Result"], ["workpad", "Workpad", task.workpad?.version ? `v${task.workpad.version}` : null], ["messages", "Messages"], ["activity", "Activity"]]);
+  const tabs = /** @type {[string, string, any?][]} */ ([["brief", "Brief"], ["transcript", "Transcript"], ["log", "Log"], ["result", "Result"], ["workpad", "Workpad", task.workpad?.version ? `v${task.workpad.version}` : null], ["children", "Children"], ["messages", "Messages"], ["activity", "Activity"]]);
   return html`
     <${Header} trail=${trail} title=${task.title} after=${html`<${State} state=${task.status} text=${task.cancelRequested && !over ? "Cancelling" : null} />`} actions=${html`
         ${[[-1, "←", "Previous task"], [1, "→", "Next task"]].map(([step, sign, text]) => { const next = beside(/** @type {number} */ (step)); return next && html`<${Link} class="button" to=${to("runs", runKey, "tasks", next.taskKey)} aria-label=${`${text}: ${next.title}`} title=${`${text}: ${next.title}`}>${sign}<//>`; })}
@@ -61,6 +62,7 @@ function Loaded({ task, model, trail, reload, error }) {
           ${tab === "log" && html`<${Log} task=${task} />${task.status === "RUNNING" && html`<div class="log-talk"><${Messages} task=${task} most=${2} /></div>`}`}
           ${tab === "result" && (over ? (result.data ? html`<${ResultView} result=${result.data} />` : result.error ? html`<${Problem} error=${result.error} />` : null) : html`<p class="muted">It has not ended yet.</p>`)}
           ${tab === "workpad" && html`<${Workpad} task=${task} />`}
+          ${tab === "children" && html`<${Children} task=${task} />`}
           ${tab === "messages" && html`<${Messages} task=${task} />`}
           ${tab === "activity" && html`<${Activity} task=${task} />`}
         <//>
@@ -98,6 +100,7 @@ function Side({ task, model }) {
   const list = (/** @type {string[]} */ keys) => html`<ul class="dep-list">${keys.slice(0, 30).map((key) => { const other = byKey.get(key); return html`<li key=${key}><${Link} class="dep" to=${to("runs", task.runKey, "tasks", key)} title=${other?.title}>${other && html`<${StateIcon} state=${other.status} size=${14} label />`}<span class="ellipsis">${key}</span><//></li>`; })}${keys.length > 30 && html`<li class="muted">and ${keys.length - 30} more</li>`}</ul>`;
   return html`
     <${Facts} rows=${[["Adapter", task.adapter], ["Model", d.model], ["Effort", d.effort], ["Sandbox", task.sandboxId && html`<${Link} to=${to("sandboxes", task.sandboxId)} class="ellipsis" title=${task.sandboxId}>…${task.sandboxId.slice(-8)}<//>`], ["Queued", task.queuedAt && html`<${Ago} at=${task.queuedAt} />`], ["Accepted", task.startedAt && html`<${Ago} at=${task.startedAt} />`], ["Finished", task.finishedAt && html`<${Ago} at=${task.finishedAt} />`], ["Next attempt", task.nextAttemptAt && html`<${Ago} at=${task.nextAttemptAt} />`], ["Priority", task.priority || null], ["Timeout", d.timeoutS && duration(d.timeoutS * 1_000)], ["Retries", d.retry?.maxAttempts > 1 ? `up to ${d.retry.maxAttempts} attempts` : null], ["Needs", (d.requiredCapabilities ?? []).join(", ")], ["Grants", (d.toolGrants ?? []).join(", ")], ["Budget", budget], ["Spent", task.usage && html`<${Spent} usage=${task.usage} budget=${d.budget} />`], ["Permissions", d.permissionMode], ["Id", html`<${Copy} text=${task.taskId} shown=${`…${task.taskId.slice(-10)}`} label="task id" />`]]} />
+    ${task.parentTaskKey && html`<section><h2>Made by</h2>${list([task.parentTaskKey])}</section>`}
     ${needs.length > 0 && html`<section><h2>Depends on</h2>${list(needs)}</section>`}
     ${behind.length > 0 && html`<section><h2>Needed by</h2>${list(behind.map((t) => t.taskKey))}</section>`}
     ${(task.attempts ?? []).length > 0 && html`<section><h2>Attempts</h2><ol class="attempts">${[...task.attempts].reverse().map((/** @type {any} */ a) => html`<li key=${a.assignmentId}><${StateIcon} state=${a.state} label /><div><div>${a.attempt}. ${word(a.state)}${a.acceptedAt && html` <span class="muted">${a.endedAt ? "after" : "for"} <${Elapsed} from=${a.acceptedAt} to=${a.endedAt} /></span>`}</div><small class="muted">on <${Link} to=${to("sandboxes", a.sandboxId)}>…${a.sandboxId.slice(-8)}<//>, <${Ago} at=${a.offeredAt} /></small>${a.reason && html`<small class="attempt-reason">${inline(a.reason)}</small>`}</div></li>`)}</ol></section>`}`;

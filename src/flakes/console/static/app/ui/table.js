@@ -19,11 +19,12 @@ const SIZES = "sml";
 
 /**
  * A column is there `from` a size of window on; `narrow` is its width in the smallest.
- * @param {{label: string, columns: {key: string, title: any, width: string, sort?: string, from?: "s" | "m" | "l", narrow?: string, end?: boolean}[],
- *   rows: any[], rowHeight?: number, row: (row: any) => any[], keyOf: (row: any) => string, tone?: (row: any) => string,
+ * `deps`: what cells show besides their row; while neither changes, a row is not drawn again.
+ * @param {{label: string, deps?: any[], columns: {key: string, title: any, width: string, sort?: string, from?: "s" | "m" | "l", narrow?: string, end?: boolean}[],
+ *   rows: any[], rowHeight?: number, row: (row: any, at: number) => any[], keyOf: (row: any) => string, tone?: (row: any) => string,
  *   sort?: {by: string, down: boolean}, onSort?: (by: string) => void, chosen?: string}} props
  */
-export function Table({ label, columns, rows, rowHeight = 40, row, keyOf, tone, sort, onSort, chosen }) {
+export function Table({ label, deps = [], columns, rows, rowHeight = 40, row, keyOf, tone, sort, onSort, chosen }) {
   const body = useRef(/** @type {HTMLDivElement | null} */ (null));
   const [range, setRange] = useState([0, 40]);
   useLayoutEffect(() => {
@@ -46,17 +47,30 @@ export function Table({ label, columns, rows, rowHeight = 40, row, keyOf, tone, 
   const first = Math.min(range[0], Math.max(0, rows.length - 1)), shown = rows.slice(first, range[1]);
   const size = /** @type {"s" | "m" | "l"} */ (room.value);
   const there = columns.map((c, i) => ({ ...c, i })).filter((c) => SIZES.indexOf(size) >= SIZES.indexOf(c.from ?? "s"));
+  const drawn = useRef({ deps: /** @type {any[]} */ ([]), nodes: /** @type {Map<string, any>} */ (new Map()) }).current;
+  const now = [size, rowHeight, chosen, ...deps];
+  const kept = now.length === drawn.deps.length && now.every((each, i) => each === drawn.deps[i]) ? drawn.nodes : new Map();
+  drawn.deps = now;
+  drawn.nodes = new Map();
   const grid = { gridTemplateColumns: there.map((c) => (size === "s" && c.narrow) || c.width).join(" ") };
+  /** @param {any} each @param {number} at */
+  const draw = (each, at) => {
+    const key = keyOf(each);
+    let known = kept.get(key);
+    if (!known || known.each !== each || known.at !== at) {
+      known = { each, at, node: html`<div key=${key} role="row" aria-rowindex=${at + 2} class=${cx("tr", tone?.(each), chosen === key && "chosen")}
+          style=${{ ...grid, height: `${rowHeight}px`, transform: `translateY(${at * rowHeight}px)` }}>${cellsOf(row(each, at), there)}</div>` };
+    }
+    drawn.nodes.set(key, known);
+    return known.node;
+  };
   return html`<div class="table" role="table" aria-label=${label} aria-rowcount=${rows.length + 1}>
     <div class="tr th" role="row" aria-rowindex="1" style=${grid}>
       ${there.map((c) => html`<div key=${c.key} role="columnheader" class=${cx(c.end && "end")} aria-sort=${sort && c.sort === sort.by ? (sort.down ? "descending" : "ascending") : null}>
         ${c.sort && onSort ? html`<button onClick=${() => onSort(/** @type {string} */ (c.sort))}>${c.title}<span class="arrow" aria-hidden="true">${sort?.by === c.sort ? (sort.down ? "↓" : "↑") : ""}</span></button>` : c.title}</div>`)}
     </div>
     <div ref=${body} role="rowgroup" class="tbody" style=${{ height: `${rows.length * rowHeight}px` }}>
-      ${shown.map((each, i) => html`<div key=${keyOf(each)} role="row" aria-rowindex=${first + i + 2} class=${cx("tr", tone?.(each), chosen === keyOf(each) && "chosen")}
-          style=${{ ...grid, height: `${rowHeight}px`, transform: `translateY(${(first + i) * rowHeight}px)` }}>
-        ${cellsOf(row(each), there)}
-      </div>`)}
+      ${shown.map((each, i) => draw(each, first + i))}
     </div>
   </div>`;
 }
