@@ -169,10 +169,10 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
         "flakes tasks files check <path...> --prefix --json": INSIDE,
     },
     "Harness checks": {
-        "flakes harness init --template paper --dir harnesses": PLANNED,
-        "flakes harness init --template review-revise --dir harnesses --file review.ts --force": PLANNED,
-        "flakes harness check harnesses/paper-writer.ts": PLANNED,
-        "flakes harness check harnesses/paper-writer.ts --defaults harnesses/defaults.json --json": PLANNED,
+        "flakes harness init --template paper --dir harnesses": "tests/harness/test_check.py::test_a_template_passes_its_own_check",
+        "flakes harness init --template review-revise --dir harnesses --file review.ts --force": "tests/harness/test_check.py::test_init_does_not_overwrite",
+        "flakes harness check harnesses/paper-writer.ts": "tests/harness/test_check.py::test_cases_that_fail_and_files_beside_the_module",
+        "flakes harness check harnesses/paper-writer.ts --defaults harnesses/defaults.json --json": "tests/harness/test_check.py::test_a_template_passes_its_own_check",
     },
     "Artifacts": {
         "flakes artifacts create --file artifact.json": TYPED,

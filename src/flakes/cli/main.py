@@ -46,6 +46,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "hosts": ("hosts:hosts", "See the machines that do the work, and let them go."),
     "sandboxes": ("sandboxes:sandboxes", "See where tasks run; drain, stop and delete."),
     "auth": ("auth:auth", "Sign in and out; show the credential in use; manage sessions and API keys."),
+    "harness": ("harness:harness", "Begin, check and read about harnesses: Python that orchestrates agents."),
+    "skill": ("skill:skill", "Teach a coding agent to write and drive workflows."),
     "config": ("config:config", "Print annotated configuration files."),
     "doctor": (
         "doctor:doctor",

@@ -1,0 +1,123 @@
+"""What a harness sees of its surroundings: outputs and workpads of children, its run, its budget.
+
+Each reading goes through the journal, so that a replay sees what was seen the first time.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from flakes.harness.children import Child, Result
+from flakes.harness.errors import HarnessError
+from flakes.harness.schemas import converted
+
+if TYPE_CHECKING:
+    from flakes.harness.replay import Replay
+    from flakes.harness.spawning import Spawner
+
+T = TypeVar("T")
+Dimension = Literal["children", "tokens", "costMicroUsd", "wallMs"]
+OUTPUT_BYTES_MAX: Final = 8 * 1024 * 1024
+"""What a harness reads of one output: it decides, children do the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The harness's own task."""
+
+    task_id: str
+    task_key: str = ""
+    run_id: str = ""
+    run_key: str = ""
+    budget: Mapping[str, int] = field(default_factory=dict)
+
+
+class ChildOutputs:
+    """`ctx.outputs`: outputs of children, also large ones and those of children by key."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+
+    async def read_text(self, child: Child[Any] | Result[Any] | str, key: str = "result") -> str:
+        """A text output of a child that has ended; at most 8 MiB."""
+        name = child if isinstance(child, str) else child.key
+        content, offset, size_bytes = bytearray(), 0, 1
+        while offset < size_bytes:
+            body = {"task": name, "outputKey": key, "offset": offset}
+            piece = await self._replay.call("task.output", body, f"read {name}/{key}")
+            size_bytes = piece["sizeBytes"]
+            if size_bytes > OUTPUT_BYTES_MAX:
+                raise HarnessError(
+                    "harness_limit", f"{name}/{key} has {size_bytes} bytes, more than {OUTPUT_BYTES_MAX}",
+                    "let a child read it, and leave a smaller output",
+                )  # fmt: skip
+            content += base64.b64decode(piece["bytesBase64"])
+            offset = len(content)
+        return content.decode("utf-8", "replace")
+
+    async def read_json(self, child: Child[Any] | Result[Any] | str, key: str, schema: type[T]) -> T:
+        """A JSON output of a child that has ended, as this type."""
+        text = await self.read_text(child, key)
+        try:
+            return converted(json.loads(text), schema)
+        except ValueError as error:
+            raise HarnessError("output_schema_mismatch", f"{key} is not JSON: {error}", "let the child write JSON") from error
+
+
+class Workpads:
+    """`ctx.workpads`."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+
+    async def read(self) -> str:
+        """The Markdown of the harness's own workpad."""
+        return (await self._replay.call("workpad.read", {}, "read the workpad"))["bodyMarkdown"]
+
+    async def save(self, text: str) -> int:
+        """Save a new version of the own workpad; its number."""
+        current = await self._replay.call("workpad.read", {}, "read the workpad")
+        body = {"bodyMarkdown": text, "baseVersion": current["version"]}
+        return (await self._replay.call("workpad.save", body, "save the workpad"))["version"]
+
+
+class Run:
+    """`ctx.run`: messages that people send to the harness."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+
+    async def messages(self) -> list[str]:
+        """What was said to this task and not read yet, oldest first."""
+        found = await self._replay.call("inbox.read", {}, "read messages")
+        ids = [each["id"] for each in found["messages"]]
+        if ids:
+            await self._replay.call("inbox.consume", {"messageIds": ids}, "acknowledge messages")
+        return [each["text"] for each in found["messages"]]
+
+
+class Budget:
+    """`ctx.budget`, of the harness's task; no limit is infinite."""
+
+    def __init__(self, replay: Replay, limits: Mapping[str, int], spawner: Spawner) -> None:
+        self._replay = replay
+        self._limits = limits
+        self._spawner = spawner
+
+    def total(self, dimension: Dimension) -> float:
+        """What the task may use."""
+        return self._limits.get(dimension, float("inf"))
+
+    @property
+    def children(self) -> int:
+        """Children begun so far."""
+        return self._spawner.count
+
+    @property
+    def children_left(self) -> float:
+        """How many more may be begun."""
+        return self.total("children") - self._spawner.count

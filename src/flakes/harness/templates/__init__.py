@@ -1,0 +1,1 @@
+"""Harnesses to begin with: `flakes harness init --template NAME` copies one."""
