@@ -32,11 +32,14 @@ from flakes.wire.sandbox_stream import (
     Cancel,
     Declined,
     Heartbeat,
+    InputState,
     LogLine,
     LogLines,
+    TranscriptChunk,
     Welcome,
 )
 from flakes.wire.tasks import Evidence, Output, TaskError, TaskWarning
+from flakes.wire.transcripts import EntryBody
 
 
 def queued(api: Api, own: str, count: int = 1, **fields: Any) -> list[str]:
@@ -452,6 +455,38 @@ def test_a_late_message_is_refused_told_and_recorded(server: Server, api: Api, w
     assert refusals[0]["what"].startswith(what)
     assert refusals[0]["sandboxId"] == old.sandbox_id
     assert first.assignment_id in server.log_file.read_text(), "the log says so too"
+
+
+@pytest.mark.parametrize("whose", ["a mate's", "a stranger's"])
+def test_a_sandbox_cannot_act_for_anothers_task(api: Api, other: Api, whose: str) -> None:
+    """Whatever it says of an assignment that it was not given, and also when it comes back holding it."""
+    own, thief = adapter(), api if whose == "a mate's" else other
+    who = thief.sandbox()
+    with sandbox(api, adapters=[own]) as victim:
+        (made,) = queued(api, own)
+        running = victim.start()
+        stolen = running.assignment_id
+        sent = api.post(f"/v1/tasks/{made}/messages", {"mode": "follow_up", "message": "for its own"}).ok(202)
+        spoken = [
+            Accepted(assignment_id=stolen), Declined(assignment_id=stolen, reason="mine"), lines(stolen, "planted"),
+            TranscriptChunk(assignment_id=stolen, first_entry=0, entries=[
+                EntryBody(at_ms=1_760_000_000_000, kind="text", data={"text": "planted"}),
+            ]),
+            InputState(assignment_id=stolen, message_id=sent["messageId"], state="consumed"),
+            result(stolen, text="planted"), result(stolen, "failed"),
+        ]  # fmt: skip
+        with sandbox(thief, who, adapters=[own]) as peer:
+            peer.deliver(*spoken)
+        with sandbox(thief, who, adapters=[own], holds={stolen: "running"}) as peer:
+            assert peer.welcome.drop == [stolen]
+            peer.deliver(*spoken)
+        shown = api.task(made)
+        assert (shown["status"], shown["sandboxId"]) == ("RUNNING", victim.sandbox_id)
+        assert api.get(f"/v1/tasks/{made}/logs").ok()["logs"] == []
+        assert api.get(f"/v1/tasks/{made}/transcript").ok()["entries"] == []
+        assert api.get(f"/v1/tasks/{made}/messages").ok()["messages"][0]["state"] == "queued"
+        assert victim.finish(stolen, text="right") == set()
+    assert api.get(f"/v1/tasks/{made}/result").ok()["text"] == "right"
 
 
 def test_the_end_of_work_that_was_never_accepted_is_refused(api: Api) -> None:
