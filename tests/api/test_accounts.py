@@ -148,6 +148,8 @@ def test_of_two_who_prove_one_address_the_second_gets_nothing(server: Server) ->
 def test_a_forgotten_password(server: Server, ada: Person) -> None:
     elsewhere, browser, password = Browser(server.url), Browser(server.url), new_password()
     elsewhere.post("/v1/auth/sign-in", {"email": ada.email, "password": ada.password}).ok()
+    program = Api(server.url, ada.browser.post("/v1/auth/keys", {"name": "planted"}).ok(201)["rawKey"])
+    program.get("/v1/me").ok()
     sent = browser.post("/v1/auth/forgot-password", {"email": ada.email}).ok(202)
     code = digits(server.url, ada.email, 2)
     body = {"verification": sent["verification"], "code": code, "newPassword": password}
@@ -158,6 +160,8 @@ def test_a_forgotten_password(server: Server, ada: Person) -> None:
     for signed_in in (elsewhere, ada.browser):
         signed_in.get("/v1/me").refused("unauthorized")
     browser.get("/v1/me").ok()
+    program.get("/v1/me").refused("unauthorized")
+    assert browser.get("/v1/auth/keys").ok()["keys"] == []
     fresh = Browser(server.url)
     fresh.post("/v1/auth/sign-in", {"email": ada.email, "password": ada.password}).refused("unauthorized")
     fresh.post("/v1/auth/sign-in", {"email": ada.email, "password": password}).ok()
@@ -176,7 +180,9 @@ def test_changing_the_password_ends_the_other_sessions(server: Server, ada: Pers
     elsewhere.post("/v1/auth/sign-in", {"email": ada.email, "password": ada.password}).ok()
     path, body = "/v1/auth/change-password", {"currentPassword": ada.password, "newPassword": password}
     ada.browser.post(path, body | {"currentPassword": password}).refused("forbidden")
-    assert ada.browser.post(path, body).ok(200) == {"endedSessions": 1}
+    key = ada.browser.post("/v1/auth/keys", {"name": "ci"}).ok(201)
+    assert ada.browser.post(path, body).ok(200) == {"endedSessions": 1, "keys": [key["key"]]}
+    Api(server.url, key["rawKey"]).get("/v1/me").ok()
     elsewhere.get("/v1/me").refused("unauthorized")
     ada.browser.get("/v1/me").ok()
     elsewhere.post("/v1/auth/sign-in", {"email": ada.email, "password": password}).ok()

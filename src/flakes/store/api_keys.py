@@ -32,6 +32,9 @@ _REVOKE = Query(f"""
     update tokens set revoked_at = now() where token_id = %(token_id)s and {_MINE} returning {_COLUMNS}""")
 
 
+_REVOKE_ALL = Query(f"update tokens set revoked_at = now() where {_MINE} returning {_COLUMNS}")
+
+
 async def create(
     conn: Connection, user_id: str, name: str, scope: Scope, lasts_s: float | None
 ) -> ApiKeyAnswer:
@@ -64,6 +67,14 @@ async def revoke(conn: Connection, user_id: str, key_id: str) -> ApiKey:
         raise not_found("key")
     await record(conn, user_id, "key.revoked", {"keyId": key_id, "name": found[1]})
     return _key(found)
+
+
+async def revoke_all(conn: Connection, user_id: str) -> list[str]:
+    """Revoke every key of the user; their ids."""
+    found = await rows(conn, _REVOKE_ALL, {"user_id": user_id})
+    for key_id, name, *_ in found:
+        await record(conn, user_id, "key.revoked", {"keyId": key_id, "name": name})
+    return [key_id for key_id, *_ in found]
 
 
 def _key(found: tuple[Any, ...]) -> ApiKey:

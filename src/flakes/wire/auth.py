@@ -114,6 +114,8 @@ class PasswordChanged(Frozen, frozen=True, kw_only=True):
     """Answer of `POST /v1/auth/change-password`."""
 
     ended_sessions: int
+    keys: list[ApiKey]
+    """Those that go on working; revoke what nobody knows."""
 
 
 class MePatch(Body, frozen=True, kw_only=True):

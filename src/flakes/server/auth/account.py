@@ -6,8 +6,8 @@ from flakes.core import limits as core_limits
 from flakes.server.auth import limits, passwords
 from flakes.server.auth.session import describe, revoke
 from flakes.server.routing import Call, Endpoint, Page, bounded
+from flakes.store import api_keys, sign_ins
 from flakes.store import passwords as accounts
-from flakes.store import sign_ins
 from flakes.wire.auth import ChangePassword, Me, MePatch, PasswordChanged, Sessions, SignedOut
 from flakes.wire.errors import ApiError, not_found
 
@@ -26,7 +26,7 @@ async def patch_me(call: Call) -> Me:
 
 
 async def change_password(call: Call) -> PasswordChanged:
-    """Change the password, and end every other session."""
+    """Change the password, and end every other session. API keys go on working: the answer lists them."""
     body: ChangePassword = call.body
     plane, identity = call.plane, call.identity
     passwords.check(body.new_password, "", "newPassword")
@@ -41,8 +41,9 @@ async def change_password(call: Call) -> PasswordChanged:
     async with plane.database.transaction() as conn:
         await accounts.set_hash(conn, identity.owner_id, password_hash)
         ended = await sign_ins.end_others(conn, identity.owner_id, identity.token_id)
+        keys = await api_keys.page(conn, identity.owner_id, before=None, limit=api_keys.KEYS_MAX)
     await revoke(call, ended)
-    return PasswordChanged(ended_sessions=len(ended))
+    return PasswordChanged(ended_sessions=len(ended), keys=keys)
 
 
 async def list_sessions(call: Call) -> Sessions:

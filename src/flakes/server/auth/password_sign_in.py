@@ -18,7 +18,7 @@ from flakes.server.auth.limits import source
 from flakes.server.auth.mail import address_of
 from flakes.server.auth.session import Started, revoke, start, welcome
 from flakes.server.routing import Answer, Call, Endpoint
-from flakes.store import codes, sign_ins
+from flakes.store import api_keys, codes, sign_ins
 from flakes.store import passwords as accounts
 from flakes.wire.auth import (
     AuthOptions,
@@ -117,13 +117,14 @@ async def forgot_password(call: Call) -> Answer:
             user_id=account.user_id if account else None,
         )  # fmt: skip
     if account:
-        text = _mail("lets you choose a new password", made.digits)
+        text = _mail("lets you choose a new password, which signs out everywhere and revokes your API keys", made.digits)
         call.plane.mailer.send(email, f"{made.digits} is your code", text)
     return _sent(made.handle, made.expires_at)
 
 
 async def reset_password(call: Call) -> Response:
-    """Choose a new password with the digits of the mail. Ends every session, and signs this browser in."""
+    """Choose a new password with the digits of the mail. Ends every session, revokes every API key, and signs
+    this browser in."""
     body: ResetPassword = call.body
     passwords.check(body.new_password, "", "newPassword")
     found = await _attempt(call, "reset_password", body.verification, body.code)
@@ -136,6 +137,8 @@ async def reset_password(call: Call) -> Response:
         await codes.end_of_user(conn, found.user_id, "reset_password")
         await accounts.set_hash(conn, found.user_id, password_hash)
         ended = await sign_ins.end_others(conn, found.user_id, None)
+        # Whoever gets an account back this way does not know who had it, and what they made for later.
+        ended += await api_keys.revoke_all(conn, found.user_id)
         started = await start(call, conn, found.user_id)
     await revoke(call, ended)
     return welcome(call, started)
