@@ -14,11 +14,12 @@ import stat
 import tomllib
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from msgspec import Meta, field
 
 from flakes.core import limits
+from flakes.wire import config_mistakes as mistakes
 from flakes.wire.addresses import Addresses
 from flakes.wire.codec import Body, BodyError, convert
 from flakes.wire.errors import ApiError
@@ -26,6 +27,8 @@ from flakes.wire.errors import ApiError
 Positive = Annotated[float, Meta(gt=0)]
 PositiveInt = Annotated[int, Meta(ge=1)]
 INHERITED_ENV = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "SHELL")
+LogFormat = Literal["text", "json"]
+Name = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
@@ -34,7 +37,7 @@ class Listen(Body, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 7733
-    public_url: str | None = None
+    public_url: Annotated[str, Meta(pattern=r"^https?://[^/\s]+")] | None = None
     """How clients reach it when that is not `http://host:port`."""
     trusted_proxies: list[str] = field(default_factory=lambda: ["127.0.0.1", "::1"])
     """Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed: addresses and networks."""
@@ -123,8 +126,7 @@ class ServerConfig(Body, frozen=True, kw_only=True):
     oidc: Oidc | None = None
     leases: Leases = Leases()
     capacity: Capacity = Capacity()
-    log_format: str = "text"
-    """`text` or `json`."""
+    log_format: LogFormat = "text"
 
 
 class Isolation(Body, frozen=True, kw_only=True):
@@ -159,7 +161,7 @@ class SandboxConfig(Body, frozen=True, kw_only=True):
 
     control_plane_url: Addresses
     """One address, or several replicas' as a list."""
-    sandbox_id: str
+    sandbox_id: Name
     credential_file: str
     state_dir: str
     adapters: list[str] = field(default_factory=lambda: ["command"])
@@ -175,7 +177,7 @@ class SandboxConfig(Body, frozen=True, kw_only=True):
     given."""
     keep_directories: bool = False
     """Keep each task's directory after its result is acknowledged (for debugging)."""
-    log_format: str = "text"
+    log_format: LogFormat = "text"
     isolation: Isolation = Isolation()
 
 
@@ -201,6 +203,7 @@ class PoolConfig(Body, frozen=True, kw_only=True):
     read_only: list[str] = []
     """bubblewrap: what tasks may read beside the system."""
     matchlock_image: str | None = None
+    """With it the provider is `matchlock`, unless another one is named."""
     mounts: list[str] = []
     """matchlock: `source:/guest[:mode]`."""
     executable_paths: dict[str, str] = {}
@@ -213,16 +216,15 @@ class HostConfig(Body, frozen=True, kw_only=True):
 
     control_plane_url: Addresses
     """One address, or several replicas' as a list; sandboxes get the same."""
-    host_id: str
+    host_id: Name
     credential_file: str
     state_dir: str | None = None
     pools: Annotated[list[PoolConfig], Meta(max_length=limits.POOLS_PER_HOST_MAX)] = []
-    log_format: str = "text"
+    log_format: LogFormat = "text"
 
 
 CREDENTIAL_MODE = 0o600
 CREDENTIAL_BYTES_MAX = 4096
-_PART = re.compile(r"([^.\[\]]+)(?:\[(\d+)\])?")
 _DOTTED = re.compile(r"[A-Za-z]\w*(?:\[\d+\])?(?:\.[\w-]+)*\Z")
 
 C = TypeVar("C", ServerConfig, SandboxConfig, HostConfig)
@@ -239,14 +241,16 @@ def load(path: Path, kind: type[C]) -> C:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise _invalid(path, None, f"not valid TOML: {error}", "mend the line that is named") from error
+        line = mistakes.toml_line(str(error), text)
+        raise _invalid(path, line, f"not valid TOML: {error}", "mend the line that is named") from error
+    if kind is HostConfig:
+        _imply_providers(values)
     try:
         return convert(values, kind)
     except BodyError as error:
-        issue = error.issues[0]
-        where = _counted(issue.path, values)
-        message = f"{where or 'top level'}: {issue.message}"
-        raise _invalid(path, _line_of(text, where), message, _fix(kind, where)) from error
+        where, message, fix = mistakes.described(error.issues[0], kind, values, EXAMPLES[_name(kind)])
+        line = mistakes.line_of(text, where)
+        raise _invalid(path, line, f"{where or 'top level'}: {message}", _fix(kind, where, fix)) from error
 
 
 @contextlib.contextmanager
@@ -258,7 +262,7 @@ def locating(path: Path) -> Generator[None]:
         key, colon, _ = error.message.partition(": ")
         if error.code != "config_invalid" or not colon or not _DOTTED.match(key):
             raise
-        raise _invalid(path, _line_of(path.read_text(), key), error.message, error.fix) from error
+        raise _invalid(path, mistakes.line_of(path.read_text(), key), error.message, error.fix) from error
 
 
 def credential(path: Path) -> str:
@@ -272,15 +276,17 @@ def credential(path: Path) -> str:
         if error.errno == errno.ELOOP:
             raise _invalid(path, None, "the credential file must be a regular file, not a symlink", "put the file itself there") from error
         raise _invalid(path, None, f"the credential file cannot be read: {error.strerror}", "set the host up again, or mend the path") from error
-    with os.fdopen(descriptor, "rb") as file:
-        info = os.fstat(file.fileno())
+    try:
+        info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
             raise _invalid(path, None, "the credential file must be a regular file, not a symlink", "put the file itself there")
         if info.st_uid != os.getuid():
             raise _invalid(path, None, "the credential file belongs to another user", f"chown it to uid {os.getuid()}")
         if stat.S_IMODE(info.st_mode) != CREDENTIAL_MODE:
             raise _invalid(path, None, f"the credential file has mode {stat.S_IMODE(info.st_mode):04o}", f"chmod 600 {path}")
-        token = file.read(CREDENTIAL_BYTES_MAX).decode("ascii", "replace").strip()
+        token = os.read(descriptor, CREDENTIAL_BYTES_MAX).decode("ascii", "replace").strip()
+    finally:
+        os.close(descriptor)
     if not token or not token.isprintable():
         raise _invalid(path, None, "the credential file holds no credential", "rotate the credential: `flakes host rotate`")
     return token
@@ -291,48 +297,19 @@ def _invalid(path: Path, line: int | None, message: str, fix: str) -> ApiError:
     return ApiError("config_invalid", f"{where}: {message}", fix)
 
 
-def _fix(kind: type[object], where: str) -> str:
+def _imply_providers(values: dict[str, Any]) -> None:
+    """A pool with an image of matchlock is one of that provider, and need not say so."""
+    pools = values.get("pools")
+    for pool in cast("list[Any]", pools) if isinstance(pools, list) else ():
+        if isinstance(pool, dict) and "matchlockImage" in pool:
+            cast("dict[str, Any]", pool).setdefault("provider", "matchlock")
+
+
+def _fix(kind: type[object], where: str, fix: str) -> str:
     if kind is HostConfig and re.fullmatch(r"pools\[\d+\]\.workspace", where):
         return "leave it out: the project root is stored with `flakes host project-root set`"
-    return f"see `flakes config schema {_name(kind)}` for every key"
-
-
-def _counted(dotted: str, values: dict[str, Any]) -> str:
-    """A path of the decoder, which leaves out which element of a list it means, with the first one that fails."""
-    head, dots, rest = dotted.partition("[...]")
-    if not dots or not isinstance(values.get(head), list) or head != "pools":
-        return dotted
-    for index, value in enumerate(values[head]):
-        try:
-            convert(value, PoolConfig)
-        except BodyError:
-            return f"{head}[{index}]{rest}"
-    return dotted
-
-
-def _line_of(text: str, dotted: str) -> int | None:
-    """The line on which the last named key of a path stands (best effort, for the message only). Of an
-    element of a list of tables it is looked for in that element; a key that is missing is its table's."""
-    begin, end, line = 0, len(text), None
-    for name, index in _PART.findall(dotted):
-        if index:
-            headers = [m.start() for m in re.finditer(rf"^\s*\[\[\s*{re.escape(name)}\s*\]\]", text, re.M)]
-            if int(index) >= len(headers):
-                break
-            begin = headers[int(index)]
-            end = headers[int(index) + 1] if int(index) + 1 < len(headers) else len(text)
-            line = _number(text, begin)
-            continue
-        pattern = re.compile(rf"^\s*(?:{re.escape(name)}\s*=|\[+\s*(?:[\w.]+\.)?{re.escape(name)}\s*\]+)", re.M)
-        found = pattern.search(text, begin, end)
-        if found:
-            begin, line = found.start(), _number(text, found.start())
-    return line
-
-
-def _number(text: str, at: int) -> int:
-    """The line of the first thing at or after a position."""
-    return text.count("\n", 0, at + len(text[at:]) - len(text[at:].lstrip())) + 1
+    see = f"see `flakes config schema {_name(kind)}` for every key"
+    return f"{fix}; {see}" if fix else see
 
 
 def _name(kind: type[object]) -> str:
