@@ -9,7 +9,8 @@ import sys
 
 from bench.measure import emit
 
-NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts", "isolation", "console")
+NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts", "isolation", "host",
+         "console")  # fmt: skip
 
 
 def main() -> int:
