@@ -24,7 +24,7 @@ export function Docs({ section, page }) {
       ${Object.entries(SECTIONS).map(([key, name]) => html`<div key=${key}><h2>${name}</h2><ul>${list.filter((d) => d.section === key).map((d) => html`<li key=${d.path}><${Link} to=${`/docs/${d.path}`} aria-current=${d.path === path && !words ? "page" : null}>${d.title}<//></li>`)}</ul></div>`)}
     </nav><div class="docs-page">
       ${words ? html`<${Header} title=${`Search: ${words}`} /><${Loaded} from=${contents}>${(/** @type {any} */ { hits }) => hits.length ? html`<ul class="hits">${hits.map((/** @type {any} */ h, /** @type {number} */ i) => html`<li key=${i}><${Link} data-row to=${`/docs/${h.path}#${h.anchor}`}><strong>${h.heading}</strong><//> <span class="muted">${h.title}</span><p class="muted">${h.excerpt}</p></li>`)}</ul>` : html`<${Empty} title="Nothing found">Try fewer words.<//>`}<//>`
-      : html`<${Loaded} from=${found}>${(/** @type {any} */ doc) => html`<${Page} doc=${doc} /><div class="docs-beside">${beside(-1) && html`<${Link} to=${`/docs/${beside(-1).path}`}>← ${beside(-1).title}<//>`}<span class="spring" />${beside(1) && html`<${Link} to=${`/docs/${beside(1).path}`}>${beside(1).title} →<//>`}</div>`}<//>`}
+      : html`${found.error && !found.data && html`<${Header} title="No such document" />`}<${Loaded} from=${found}>${(/** @type {any} */ doc) => html`<${Page} doc=${doc} /><div class="docs-beside">${beside(-1) && html`<${Link} to=${`/docs/${beside(-1).path}`}>← ${beside(-1).title}<//>`}<span class="spring" />${beside(1) && html`<${Link} to=${`/docs/${beside(1).path}`}>${beside(1).title} →<//>`}</div>`}<//>`}
     </div></div>`;
 }
 

@@ -27,7 +27,7 @@ const SENTENCES = {
   "attempt.ended": ["STALLED", (d) => `An attempt ended: ${d.outcome ?? "lost"}${d.error ? `, ${d.error.message}` : ""}`],
   "attempt.refused": ["STALLED", (d) => `A message of a superseded attempt was refused (${d.what})`],
   "attempt.session": ["CREATED", (d) => (d.resumed ? "The agent went on with an earlier session" : "The agent began a session")],
-  "message.queued": ["queued", (d) => `${d.mode === "steer" ? "Steer" : "Follow up"}: “${d.excerpt}”`],
+  "message.queued": ["queued", (d) => `${{ steer: "Steer", interrupt: "Interrupt" }[/** @type {"steer"} */ (d.mode)] ?? "Follow up"}: “${d.excerpt}”`],
   "message.delivered": ["delivered", () => "The message reached the agent"],
   "message.consumed": ["consumed", () => "The agent took the message in"],
   "message.undeliverable": ["undeliverable", (d) => `The message was not delivered: ${d.reason}`],

@@ -10,13 +10,17 @@ import { State } from "../ui/state.js";
 
 const LENGTH_MAX = 20_000;
 /** @type {Record<string, string>} */
+const ASKS = { follow_up: "Add information, or answer a question", steer: "Change direction: what should it do differently?", interrupt: "Stop what it does now, and say what comes instead" };
+/** @type {Record<string, string>} */
+const MODES = { follow_up: "Follow up", steer: "Steer", interrupt: "Interrupt" };
+/** @type {Record<string, string>} */
 const WHY_NOT = { QUEUED: "It is queued: a message needs an attempt that runs.", BLOCKED: "It waits for other tasks: a message needs an attempt that runs.", WAITING: "It has yielded and waits: a message needs an attempt that runs.", SAVED: "It is not admitted yet." };
 
 /** @param {{task: any, most?: number}} props `most` of them are shown */
 export function Messages({ task, most = 100 }) {
   const messages = useResource(`messages ${task.taskId}`, (signal) => get(v1("tasks", task.taskId, "messages"), { limit: 100 }, signal), { on: (e) => e.taskId === task.taskId && e.type.startsWith("message."), everyMs: 200 });
   return html`<${Composer} task=${task} onSent=${messages.reload} />
-    <${Loaded} from=${messages}>${(/** @type {any} */ { messages: list }) => list.length ? html`<ol class="messages">${list.slice(0, most).map((/** @type {any} */ m) => html`<li key=${m.messageId} class="card card-body"><div class="message-head"><strong>${m.mode === "steer" ? "Steer" : "Follow up"}</strong><${State} state=${m.state} text=${m.state} /><span class="spring" /><span class="muted"><${Ago} at=${m.createdAt} /></span></div><p class="message-text">${m.message}</p>${m.reason && html`<p class="muted">${m.reason}</p>`}</li>`)}</ol>` : most > 2 && html`<${Empty} title="No messages yet">A message reaches the agent while it runs; its delivery shows here.<//>`}<//>`;
+    <${Loaded} from=${messages}>${(/** @type {any} */ { messages: list }) => list.length ? html`<ol class="messages">${list.slice(0, most).map((/** @type {any} */ m) => html`<li key=${m.messageId} class="card card-body"><div class="message-head"><strong>${MODES[m.mode] ?? m.mode}</strong><${State} state=${m.state} text=${m.state} /><span class="spring" /><span class="muted"><${Ago} at=${m.createdAt} /></span></div><p class="message-text">${m.message}</p>${m.reason && html`<p class="muted">${m.reason}</p>`}</li>`)}</ol>` : most > 2 && html`<${Empty} title="No messages yet">A message reaches the agent while it runs; its delivery shows here.<//>`}<//>`;
 }
 
 /** @param {{task: any, onSent: () => void}} props */
@@ -40,8 +44,8 @@ export function Composer({ task, onSent }) {
   return html`<form class="composer card" onSubmit=${(/** @type {Event} */ e) => { e.preventDefault(); send(); }}>
     ${error && html`<${Problem} error=${error} />`}
     <label class="sr" for="message">Message to the task</label>
-    <textarea id="message" rows="3" maxlength=${LENGTH_MAX} disabled=${!running} placeholder=${running ? (mode === "steer" ? "Change direction: what should it do differently?" : "Add information, or answer a question") : WHY_NOT[task.status] ?? "It has ended: nobody would read a message."} value=${text} onInput=${(/** @type {any} */ e) => setText(e.target.value)} onKeyDown=${(/** @type {KeyboardEvent} */ e) => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) { e.preventDefault(); send(); } }} />
-    <div class="composer-foot"><div class="chips" role="group" aria-label="Kind of message">${[["follow_up", "Follow up"], ["steer", "Steer"]].map(([key, word]) => html`<button key=${key} type="button" aria-pressed=${mode === key ? "true" : "false"} disabled=${!running} onClick=${() => setMode(key)}>${word}</button>`)}</div><span class="spring" />${text.length > LENGTH_MAX * 0.9 && html`<span class="muted num">${text.length} of ${LENGTH_MAX}</span>`}<button class="primary" disabled=${!running || busy || !text.trim()}>Send <kbd aria-hidden="true">Ctrl ⏎</kbd></button></div>
+    <textarea id="message" rows="3" maxlength=${LENGTH_MAX} disabled=${!running} placeholder=${running ? ASKS[mode] : WHY_NOT[task.status] ?? "It has ended: nobody would read a message."} value=${text} onInput=${(/** @type {any} */ e) => setText(e.target.value)} onKeyDown=${(/** @type {KeyboardEvent} */ e) => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) { e.preventDefault(); send(); } }} />
+    <div class="composer-foot"><div class="chips" role="group" aria-label="Kind of message">${[["follow_up", "Follow up"], ["steer", "Steer"], ["interrupt", "Interrupt"]].map(([key, word]) => html`<button key=${key} type="button" aria-pressed=${mode === key ? "true" : "false"} disabled=${!running} onClick=${() => setMode(key)}>${word}</button>`)}</div><span class="spring" />${text.length > LENGTH_MAX * 0.9 && html`<span class="muted num">${text.length} of ${LENGTH_MAX}</span>`}<button class="primary" disabled=${!running || busy || !text.trim()}>Send <kbd aria-hidden="true">Ctrl ⏎</kbd></button></div>
   </form>`;
 }
 

@@ -53,9 +53,10 @@ export function Shell({ children }) {
   useEffect(() => {
     drawer.value = false;
     if (shown.current === path) return;
-    // Another page: the keyboard and a screen reader begin with it.
+    // Another page: the keyboard and a screen reader begin with it, unless it has a place for them of its own.
     shown.current = path;
-    document.getElementById("main")?.focus({ preventScroll: true });
+    const main = document.getElementById("main");
+    if (!main?.contains(document.activeElement)) main?.focus({ preventScroll: true });
   }, [path]);
   const current = path === "/" ? "/runs" : path;
   return html`<a class="skip" href="#main">Skip to the page</a>

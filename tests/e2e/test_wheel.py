@@ -1,0 +1,91 @@
+"""The wheel, installed in an environment of its own, serves the console and its documents with no Node on the machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import msgspec
+import pytest
+
+import postgres as databases
+from e2e.stage import CHECKOUT, until
+from flakes.store.embedded import ConnectionInfo
+from postgres import postgres, template
+
+__all__ = ["postgres", "template"]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a fresh environment with the wheel; what it depends on is borrowed, this checkout is not."""
+    place = tmp_path_factory.mktemp("wheel")
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        pytest.skip("there is no uv beside this Python")
+    build = [str(uv), "build", "--wheel", "--offline", "--no-build-isolation", "--python", sys.executable, "-o", str(place), str(CHECKOUT)]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place / "venv")], check=True)
+    (site,) = (place / "venv" / "lib").glob("python*/site-packages")
+    (wheel,) = place.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    # A plain path: what is installed there as a link to a checkout is not followed.
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return place / "venv" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def http(python: Path, postgres: ConnectionInfo, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+    place = tmp_path_factory.mktemp("served")
+    ready, log = place / "ready.json", place / "log"
+    with databases._fresh(postgres, template) as dsn:
+        (place / "server.toml").write_text(
+            f'[listen]\nport = 0\n[database]\nurl = "{dsn}"\n[blobs]\ndirectory = "{place}/blobs"\n'
+            f'[auth]\nlocalCredentialFile = "{place}/owner.credential"\n'
+        )
+        env = {"PATH": str(python.parent), "HOME": str(place), "FLAKES_READY_FILE": str(ready), "LANG": os.environ.get("LANG", "C.UTF-8")}
+        with log.open("wb") as out:
+            process = subprocess.Popen([str(python), "-m", "flakes.server", "--config", str(place / "server.toml")], cwd=place, env=env, stdout=out, stderr=out)
+        try:
+            until(lambda: ready.exists() or process.poll() is not None, 60, "the server")
+            assert process.poll() is None, log.read_text()
+            token = (place / "owner.credential").read_text().strip()
+            with httpx2.Client(base_url=msgspec.json.decode(ready.read_bytes())["server"], headers={"Authorization": f"Bearer {token}"}, trust_env=False) as client:
+                yield client
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def test_it_is_the_wheel_that_runs(python: Path) -> None:
+    told = subprocess.run([str(python), "-c", "import flakes; print(flakes.__file__)"], capture_output=True, text=True, check=True, cwd="/", env={})
+    assert Path(told.stdout.strip()).is_relative_to(python.parents[1])
+
+
+def test_the_console_and_everything_it_loads_is_there(http: httpx2.Client) -> None:
+    page = http.get("/console/runs").raise_for_status().text
+    found = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert any(path.endswith("/app/main.js") for path in found)
+    for path in found:
+        answer = http.get(path).raise_for_status()
+        if path.endswith(".js"):
+            assert answer.headers["content-type"].startswith("text/javascript")
+            base = path.rsplit("/", 1)[0]
+            for name in re.findall(r"""(?:^|;)(?:import|export)\s*[\w*{}\s,$]*from\s*["']([^"']+)["']""", answer.text, re.MULTILINE):
+                http.get(os.path.normpath(f"{base}/{name}")).raise_for_status()
+
+
+def test_the_documents_are_its_own(http: httpx2.Client) -> None:
+    listed = http.get("/v1/docs").raise_for_status().json()["documents"]
+    assert {page["path"] for page in listed} >= {"guide/console", "guide/getting-started", "reference/cli"}
+    for page in listed:
+        assert "<h1" in http.get(f"/v1/docs/{page['path']}").raise_for_status().json()["html"], page
