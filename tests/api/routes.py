@@ -138,10 +138,13 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "task.children": {},
     "task.cancel": {"tasks": ["to-cancel"]},
     "task.outputs": {"task": "first"},
+    "task.results": {"tasks": ["first"]},
     "task.output": {"task": "first", "outputKey": "report"},
     "task.wait": {"operationId": "o", "on": {"kind": "timer", "seconds": 3600}},
     "task.signal": {"operationId": "o", "task": "of-the-world", "name": "go"},
     "run.tasks": {},
+    "journal.read": {},
+    "journal.append": {"at": 0, "entries": ['{"k": "module"}']},
     "permission.ask": {"operationId": "second", "prompt": "May I really?"},
 }
 """A body that each operation takes, for the world's running task."""

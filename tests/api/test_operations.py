@@ -333,3 +333,15 @@ def test_many_at_once_are_served_in_moments(api: Api) -> None:
     listed = api.get(f"/v1/runs/{made['run']['runId']}/tasks").ok()["tasks"]
     assert {t["workpad"]["version"] for t in listed} == {1}
     assert took_s < 20, f"{took_s:.1f} s for 96 operations"
+
+
+# ---- journals
+
+
+def test_a_journal_holds_large_entries_and_is_the_tasks_own(running: Running) -> None:
+    small, large = '{"k": "start"}', '{"k": "' + "x" * 200_000 + '"}'
+    assert running.ask("one", "journal.append", {"at": 0, "entries": [small, large]}).ok() == {"length": 2}
+    assert running.ask("one", "journal.append", {"at": 1, "entries": [large]}).ok() == {"length": 2}
+    assert running.ask("one", "journal.read", {"after": 0}).ok() == {"entries": [small, large], "more": False}
+    assert running.ask("two", "journal.read").ok() == {"entries": [], "more": False}
+    running.ask("one", "journal.append", {"at": 0, "entries": [large]}).refused("journal_conflict")

@@ -350,4 +350,18 @@ def test_a_harness_module_goes_along_with_its_task(
     saved = plane.bodies[-1]
     assert saved["input"] == {"harnessFile": "paper-writer.ts", "source": "export default 1\n"}
     assert saved["toolGrants"] == ["flakes.tasks.spawn", "flakes.groups.open"]
+    module = tmp_path / "plan.py"
+    module.write_text("from .helpers import number\n")
+    (tmp_path / "helpers.py").write_text("number = 1\n")
+    (tmp_path / "defaults.json").write_text('{"agent": {"adapter": "pi"}}')
+    more = ("--args", '{"n": 1}', "--defaults", str(tmp_path / "defaults.json"))
+    assert remote(*save[:-1], str(module), "--adapter", "harness", *more).code == 0
+    saved = plane.bodies[-1]
+    assert saved["input"] == {
+        "harnessFile": "plan.py", "source": "from .helpers import number\n", "files": {"helpers.py": "number = 1\n"},
+        "args": {"n": 1}, "defaults": {"agent": {"adapter": "pi"}},
+    }  # fmt: skip
+    assert saved["toolGrants"] == ["flakes.tasks.spawn", "flakes.groups"], "what a harness needs"
+    assert saved["declaredOutputs"]["result"]["kind"] == "json"
+    assert remote(*save[:-1], str(module), "--adapter", "harness", "--args", "{").code == 2
     assert remote(*save, "--adapter", "pi").code == 2

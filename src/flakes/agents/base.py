@@ -101,6 +101,8 @@ class Job:
     model: str | None = None
     effort: str | None = None
     permission_mode: Literal["auto", "ask", "readOnly"] | None = None
+    budget: Mapping[str, int] = field(default_factory=dict)
+    """Upper bounds of the task, by name as in its definition."""
     session: SessionRef | None = None
     home: Path = Path("/nonexistent")
     session_dir: Path = Path("/nonexistent")

@@ -10,6 +10,7 @@ from flakes.agents.base import Driver
 from flakes.agents.claude import ClaudeDriver
 from flakes.agents.codex import CodexDriver
 from flakes.agents.command import CommandDriver
+from flakes.agents.harness import HarnessDriver
 from flakes.agents.noop import NoopDriver
 from flakes.agents.pi import PiDriver
 
@@ -18,6 +19,7 @@ DRIVERS: Final[dict[str, Callable[[], Driver]]] = {
     "claude": ClaudeDriver,
     "codex": CodexDriver,
     "command": CommandDriver,
+    "harness": HarnessDriver,
     "noop": NoopDriver,
     "pi": PiDriver,
 }

@@ -21,6 +21,8 @@ from flakes.core.workflow_file import (
     to_definitions,
 )
 from flakes.core.workflow_task import Workflow
+from flakes.harness.errors import HarnessError
+from flakes.harness.packing import packed
 from flakes.wire.errors import ApiError
 
 TITLE_LENGTH = 72
@@ -109,7 +111,7 @@ def from_workflow(
     problems = [
         problem
         for task, source in zip(tasks, workflow.tasks, strict=True)
-        for problem in _embed(task, source.line, directory)
+        for problem in _embed(task, source.line, directory, workflow)
     ]
     if problems:
         raise PlanError(name, tuple(problems))
@@ -184,28 +186,31 @@ def _load_yaml(text: str) -> object:
     return yaml.safe_load(text)
 
 
-def _embed(task: dict[str, Any], line: int, directory: Path) -> list[Problem]:
+def _embed(task: dict[str, Any], line: int, directory: Path, workflow: Workflow) -> list[Problem]:
     """Put the content of named files into a task's input; problems stand at the task's heading."""
     given = task.get("input")
     if not isinstance(given, dict):
         return []
+    if "harnessFile" in given and workflow.adapter not in (None, "harness"):
+        agent = {"adapter": workflow.adapter} | ({"model": workflow.model} if workflow.model else {})
+        given["defaults"] = {"agent": agent}
     problems: list[Problem] = []
-    for field, put in (("harnessFile", "source"), ("argsFile", "args")):
+    for field in ("harnessFile", "argsFile"):
         if field not in given:
             continue
         path = directory / str(given[field])
         try:
-            text = path.read_text(encoding="utf-8")
-            given[put] = json.loads(text) if put == "args" else text
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            if field == "harnessFile":
+                given |= packed(path)
+            else:
+                given["args"] = json.loads(path.read_text(encoding="utf-8"))
+                del given[field]
+        except (OSError, ValueError, HarnessError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             problems.append(Problem(
                 line, "unreadable_file", f"{path} cannot be used: {reason}",
                 "check the path (relative to the workflow file) and the content",
             ))  # fmt: skip
-        else:
-            if put == "args":
-                del given[field]
     return problems
 
 

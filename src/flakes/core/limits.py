@@ -64,6 +64,14 @@ RESERVATION_REASON_LENGTH_MAX: Final = 500
 OPERATION_SIZE_BYTES_MAX: Final = 4 * MIB
 """Body of one operation of a running task: a full workpad, each byte escaped, fits."""
 
+JOURNAL_INLINE_BYTES_MAX: Final = 64 * KIB
+"""An entry of a harness's journal; a larger one goes to the blob store."""
+JOURNAL_ENTRY_BYTES_MAX: Final = 8 * MIB
+JOURNAL_APPEND_ENTRIES_MAX: Final = 10_000
+"""Entries of one request."""
+JOURNAL_APPEND_BYTES_MAX: Final = 24 * MIB
+JOURNAL_ENTRIES_MAX: Final = 1_000_000
+
 MESSAGE_LENGTH_MAX: Final = 20_000
 MESSAGES_UNREAD_MAX: Final = 1_000
 """Messages to one attempt that it has not read yet."""

@@ -11,9 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from flakes.core.graph import DependencyFailurePolicy
+
+HARNESS_GRANTS: Final = ("flakes.tasks.spawn", "flakes.groups")
+"""What a harness may do when its task does not say."""
+HARNESS_OUTPUT: Final = {"result": {"kind": "json", "required": False}}
+"""Where a harness leaves the data of its outcome."""
 
 OutputKind = Literal["text", "json", "workspace"]
 Permission = Literal["auto", "ask", "readOnly"]
@@ -123,7 +128,7 @@ def definition(task: WorkflowTask) -> dict[str, object]:
             None if task.on_failure is DependencyFailurePolicy.FAIL else task.on_failure.value
         ),
         "requiredCapabilities": list(task.capabilities) or None,
-        "toolGrants": list(task.grants) or None,
+        "toolGrants": list(task.grants or (HARNESS_GRANTS if task.harness_file else ())) or None,
         "priority": task.priority or None,
         "retry": retry
         and _present(
@@ -133,7 +138,8 @@ def definition(task: WorkflowTask) -> dict[str, object]:
         ),
         "timeoutS": task.timeout_s,
         "optional": task.optional or None,
-        "declaredOutputs": {key: _output(each) for key, each in task.outputs.items()} or None,
+        "declaredOutputs": (HARNESS_OUTPUT if task.harness_file else {})
+        | {key: _output(each) for key, each in task.outputs.items()} or None,
         "budget": budget and budget_definition(budget),
         "model": task.model,
         "effort": task.effort,

@@ -10,26 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from flakes.harness.errors import HarnessError
+
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """Something to wait for. `id` is the effect's; `about` by kind: `children` {taskIds, need},
-    `group` {groupId}, `timer` {dueMs} (Unix time), `signal` {name, after} (how many were taken before),
-    `round` {taskId, roundKey}."""
+    `group` {group, taskIds}, `timer` {delayMs, dueMs} (Unix time), `signal` {name}."""
 
     id: int
-    kind: Literal["children", "group", "timer", "signal", "round"]
+    kind: Literal["children", "group", "timer", "signal"]
     about: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What came of a condition: the value that its effect gets."""
+    """What came of a condition: the value that its effect gets, or the refusal to wait."""
 
     id: int
     value: Any
+    error: HarnessError | None = None
 
 
 class Engine(Protocol):

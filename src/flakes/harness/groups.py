@@ -78,7 +78,7 @@ class Group:
         """Wait until the group is settled: the results of the children that have ended by then. Raises
         `ChildFailed` where the rule of the group was not met."""
         await self.close()
-        effect = self._replay.start("group", {"group": self.key}, f"wait for group {self.key}")
+        effect = self._replay.start("group", {"group": self.key, "spawns": [each.spawn.id for each in self.children]}, f"wait for group {self.key}")
         answer = await self._replay.result(effect)
         self.status = answer["status"]
         by_id = {each.spawn.id: each for each in self.children}

@@ -294,14 +294,14 @@ class Replay:
         self.journal.flush()
         conditions = [Condition(each.id, each.kind, self._about(each)) for each in waits]  # pyright: ignore[reportArgumentType]
         settled = self.engine.wait(conditions, self._hold_s)
-        self._came = [_Came([self._open[each.id]], [each.value]) for each in settled]
+        self._came = [_Came([self._open[each.id]], [each.value], each.error) for each in settled]
         return bool(self._came)
 
     def _about(self, effect: Effect) -> dict[str, Any]:
-        if effect.kind == "children":
-            spawns = [self._effects[each] for each in effect.request["spawns"]]
-            return {"taskIds": [each.value["taskId"] for each in spawns], "need": effect.request["need"]}
-        return effect.request | effect.extra
+        about = effect.request | effect.extra
+        if "spawns" in about:
+            about["taskIds"] = [self._effects[each].value["taskId"] for each in about.pop("spawns")]
+        return about
 
     # ---- what must not go on
 
@@ -355,7 +355,7 @@ def _group_of(effect: Effect) -> str | None:
 
 def _hopeless(effect: Effect, effects: list[Effect]) -> Exception | None:
     """Why a wait for children will never settle: one of them could not be started."""
-    if effect.kind != "children":
+    if "spawns" not in effect.request:
         return None
     failed = [effects[each].error for each in effect.request["spawns"]]
     return next((each for each in failed if each is not None), None)

@@ -69,6 +69,9 @@ def run(given: Given, engine: Engine) -> Ended:
         raise
     except HarnessError as error:
         return _failed(replay, error, _line(error, given))
+    except MemoryError as error:
+        limit = HarnessError("harness_limit", "the harness used too much memory", "raise `limits.memoryMb` in its input")
+        return _failed(replay, limit, _line(error, given))
     except Exception as error:  # noqa: BLE001 - whatever a module raises is how it ended
         at = _line(error, given)
         words = "".join(traceback.format_exception_only(error)).strip()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from flakes.wire.tasks import TaskBudget
 from flakes.wire.transcripts import AgentUsage
 
@@ -31,6 +33,11 @@ _WORDS = {
     "cost_micro_usd": "millionths of a dollar",
     "wall_ms": "milliseconds of working time",
 }
+
+
+def bounds(budget: TaskBudget | None) -> dict[str, int]:
+    """A budget by name, as in a task's definition."""
+    return {} if budget is None else {n: b for n, b in msgspec.to_builtins(budget).items() if b is not None}
 
 
 class Budget:

@@ -26,6 +26,7 @@ from flakes.sandbox import brief as briefs
 from flakes.sandbox import inputs, outputs
 from flakes.sandbox.attendance import Attendance
 from flakes.sandbox.blobs import RefusedError
+from flakes.sandbox.budgets import bounds
 from flakes.sandbox.containment import Containment
 from flakes.sandbox.directory import TaskDirectory, disk_full, disk_full_error, environment
 from flakes.sandbox.inbox import Inbox
@@ -258,6 +259,7 @@ class Lifecycle:
             model=definition.model,
             effort=definition.effort,
             permission_mode=definition.permission_mode,
+            budget=bounds(definition.budget),
         )
 
     def _failed(self, turn: TurnResult, *, uses_directory: bool) -> Ending:

@@ -196,4 +196,12 @@ adapter = "command"
 maxInstances = 1
 maxConcurrency = {concurrency}
 advertisedCapabilities = ["command", {_quoted(sys.platform)}]
+
+[[pools]]
+poolKey = "local-harness"         # Python that orchestrates; it gives its slot back while it waits
+provider = "process"
+adapter = "harness"
+maxInstances = 1
+maxConcurrency = {concurrency}
+advertisedCapabilities = ["harness"]
 """

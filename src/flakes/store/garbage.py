@@ -36,7 +36,9 @@ _REFERRED = Query("""
     union
     select d.digest from task_results s, unnest(output_blobs(s.result)) d(digest)
     where (s.result -> 'outputs') is not null and output_blobs(s.result) && %(digests)s::text[]
-      and d.digest = any(%(digests)s::text[])""")
+      and d.digest = any(%(digests)s::text[])
+    union
+    select digest from harness_journals where digest = any(%(digests)s::text[])""")
 
 _SEEN = Query("delete from blob_notes where digest = any(%(digests)s)")
 

@@ -112,6 +112,8 @@ _DELETE = Query("""
         delete from wait_members where task_id in (select task_id from gone)
     ), signalled as (
         delete from signals where run_id = %(run_id)s
+    ), journals as (
+        delete from harness_journals where task_id in (select task_id from gone)
     ), reservations as (
         delete from file_reservations where run_id = %(run_id)s
     )

@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
+from flakes.core import limits
 from flakes.core.task import TERMINAL, TaskStatus
 from flakes.store import runs, transcripts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.errors import ApiError, not_found
+from flakes.wire.groups import EndedTask, EndedTasks
 from flakes.wire.tasks import Attempt, Task, TaskDetail, TaskError, TaskResult
 from flakes.wire.workpads import WorkpadMetadata
 
@@ -86,6 +88,21 @@ _RESULT = Query("""
     from tasks t join runs r on r.run_id = t.run_id
     left join task_results s on s.task_id = t.task_id
     where t.task_id = %(task_id)s and r.owner_id = %(owner_id)s""")
+
+
+_ENDED = Query("""
+    select task_id, task_key, status, error, attempt, sandbox_id, started_at, finished_at, assignment_id, result,
+           before
+    from (
+        select t.task_id, t.task_key, t.status, t.error, t.attempt, t.sandbox_id, t.started_at, t.finished_at,
+               s.assignment_id, s.result,
+               sum(coalesce(octet_length(s.result::text), 0)) over (order by t.finished_at, t.task_id)
+                   - coalesce(octet_length(s.result::text), 0) as before
+        from tasks t left join task_results s on s.task_id = t.task_id
+        where t.run_id = %(run_id)s and t.task_id = any(%(task_ids)s)
+          and t.status in ('SUCCEEDED', 'FAILED', 'CANCELLED')
+    ) found order by finished_at, task_id""")
+RESULTS_BYTES_MAX = 4 * limits.MIB
 
 
 async def page(
@@ -196,6 +213,21 @@ async def result(conn: Connection, owner_id: str, task_id: str) -> TaskResult:
     }  # fmt: skip
     answer = msgspec.convert((stored or {}) | base, TaskResult)
     return msgspec.structs.replace(answer, started_at=started_at, finished_at=finished_at)
+
+
+async def ended(conn: Connection, run_id: str, task_ids: list[str]) -> EndedTasks:
+    """Results of those of these tasks that have ended, in that order, as many as fit into an answer."""
+    found = await rows(conn, _ENDED, {"run_id": run_id, "task_ids": task_ids})
+    told: list[EndedTask] = []
+    for task_id, key, status, error, attempt, sandbox_id, started, finished, assignment_id, stored, before in found:
+        if before < RESULTS_BYTES_MAX:
+            base = {
+                "taskId": task_id, "taskKey": key, "status": status, "attempt": attempt,
+                "assignmentId": assignment_id, "sandboxId": sandbox_id, "error": error,
+            }  # fmt: skip
+            result = msgspec.convert((stored or {}) | base, EndedTask)
+            told.append(msgspec.structs.replace(result, started_at=started, finished_at=finished))
+    return EndedTasks(results=told, left=[each[0] for each in found[len(told) :]])
 
 
 def _fields(r: tuple[Any, ...]) -> dict[str, Any]:

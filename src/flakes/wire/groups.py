@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from flakes.core import limits
 from flakes.wire.codec import Body, Frozen
-from flakes.wire.tasks import TaskDefinition, TaskError
+from flakes.wire.tasks import TaskDefinition, TaskError, TaskResult
 
 Join = Literal["all_success", "all_settled", "first", "quorum"]
 Status = Literal["OPEN", "CLOSED", "SUCCEEDED", "FAILED", "ABANDONED", "CANCELLED"]
@@ -143,6 +143,25 @@ class TasksRead(Body, frozen=True, kw_only=True):
 
     cursor: str | None = None
     limit: Annotated[int, Meta(ge=1, le=limits.CHILDREN_PAGE_MAX)] = limits.CHILDREN_PAGE_MAX
+
+
+class ResultsRead(Body, frozen=True, kw_only=True):
+    """Tasks of the same run by id: those that have ended are told."""
+
+    tasks: Annotated[list[str], Meta(min_length=1, max_length=limits.SPAWN_TASKS_MAX)]
+
+
+class EndedTask(TaskResult, frozen=True, kw_only=True, omit_defaults=True):
+    """A result among others."""
+
+    task_key: str
+
+
+class EndedTasks(Frozen, frozen=True, kw_only=True):
+    """Results in the order in which the tasks ended; `left` are ended ones that did not fit, to be asked again."""
+
+    results: list[EndedTask]
+    left: list[str]
 
 
 class OutputRead(Body, frozen=True, kw_only=True):

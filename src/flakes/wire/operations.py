@@ -29,6 +29,7 @@ from flakes.wire.groups import (
     Children,
     ChildrenCancel,
     ChildrenRead,
+    EndedTasks,
     Group,
     GroupCancel,
     GroupName,
@@ -36,11 +37,13 @@ from flakes.wire.groups import (
     OutputPiece,
     OutputRead,
     OutputsRead,
+    ResultsRead,
     Spawned,
     TaskSpawn,
     TasksRead,
 )
 from flakes.wire.inbox import InboxConsume, InboxConsumed, InboxMessages, InboxRead
+from flakes.wire.journals import JournalAppend, JournalEntries, JournalLength, JournalRead
 from flakes.wire.permissions import Permission, PermissionAsk, PermissionPoll
 from flakes.wire.reservations import (
     FilesCheck,
@@ -166,6 +169,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
         OutputsRead, TaskResult, "Read what an ended task of the run left behind.",
         words=("tasks", "outputs"), errors=("not_found", "result_not_ready"),
     ),
+    "task.results": Operation(
+        ResultsRead, EndedTasks, "Read what several tasks of the run left behind, those that have ended.",
+    ),
     "task.output": Operation(
         OutputRead, OutputPiece, "Read a piece of an output of an ended task of the run.",
         words=("tasks", "output"),
@@ -182,6 +188,14 @@ OPERATIONS: Final[dict[str, Operation]] = {
         words=("tasks", "signal"), errors=("operation_conflict", "task_ended", "limit_exceeded", "not_found"),
     ),
     "run.tasks": Operation(TasksRead, Tasks, "List the tasks of the run.", words=("tasks", "list")),
+    "journal.read": Operation(
+        JournalRead, JournalEntries, "Read the task's own journal.", errors=("storage_full",), pieces=True,
+    ),
+    "journal.append": Operation(
+        JournalAppend, JournalLength, "Add entries to the task's own journal.",
+        errors=("journal_conflict", "limit_exceeded", "storage_full"),
+        body_max_bytes=limits.JOURNAL_APPEND_BYTES_MAX, pieces=True,
+    ),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""
 

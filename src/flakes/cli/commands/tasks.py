@@ -18,6 +18,7 @@ from flakes.cli.render.text import clean, moment, one_line, shortened
 from flakes.core import limits
 from flakes.core.graph import DependencyFailurePolicy
 from flakes.core.task import TaskStatus
+from flakes.core.workflow_task import HARNESS_GRANTS, HARNESS_OUTPUT
 from flakes.wire.errors import EXIT_DONE, EXIT_UNSUCCESSFUL
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ async def list_(
     type=click.Path(path_type=Path),
     help="A harness module (with --adapter harness).",
 )
+@click.option("--args", metavar="JSON", help="The harness's arguments.")
+@click.option("--defaults", type=click.Path(path_type=Path), help="A JSON file with what the harness's children get.")
 @click.option("--acceptance", multiple=True, help="A criterion the work must meet; repeatable.")
 @click.option(
     "--verify", multiple=True, metavar="LINE", help="A command that must pass; repeatable."
@@ -150,7 +153,7 @@ def _definition(given: dict[str, Any]) -> dict[str, Any]:
     elif given["harness_file"] is not None:
         if adapter != "harness":
             raise click.UsageError("--harness-file requires --adapter harness")
-        work = {"harnessFile": given["harness_file"].name, "source": _read(given["harness_file"])}
+        work = _harness(given)
     elif given["raw_input"] is not None:
         try:
             work = json.loads(given["raw_input"])
@@ -158,6 +161,7 @@ def _definition(given: dict[str, Any]) -> dict[str, Any]:
             raise click.UsageError(f"--input is not JSON: {error}") from error
         if not isinstance(work, dict):
             raise click.UsageError("--input must be a JSON object")
+    harness = given["harness_file"] is not None
     body = given["body"] if given["body_file"] is None else _read(given["body_file"])
     fields = {
         "title": given["title"],
@@ -169,7 +173,8 @@ def _definition(given: dict[str, Any]) -> dict[str, Any]:
         "dependsOn": list(given["depends_on"]),
         "dependencyFailurePolicy": given["on_failure"],
         "requiredCapabilities": list(given["required_capability"]),
-        "toolGrants": list(given["tool_grant"]),
+        "toolGrants": list(given["tool_grant"] or (HARNESS_GRANTS if harness else ())),
+        "declaredOutputs": dict(HARNESS_OUTPUT) if harness else None,
         "inputArtifacts": list(given["input_artifact"]),
         "priority": given["priority"],
         "timeoutS": given["timeout_s"],
@@ -179,6 +184,23 @@ def _definition(given: dict[str, Any]) -> dict[str, Any]:
         "effort": given["effort"],
     }
     return {name: value for name, value in fields.items() if value not in (None, [])}
+
+
+def _harness(given: dict[str, Any]) -> dict[str, Any]:
+    """The module and what it is started with, as the input of its task."""
+    from flakes.harness.errors import HarnessError
+    from flakes.harness.packing import packed
+
+    try:
+        work = packed(given["harness_file"])
+    except HarnessError as error:
+        raise click.UsageError(error.message) from error
+    for name, text in (("args", given["args"]), ("defaults", given["defaults"] and _read(given["defaults"]))):
+        try:
+            work |= {name: json.loads(text)} if text else {}
+        except ValueError as error:
+            raise click.UsageError(f"--{name} is not JSON: {error}") from error
+    return work
 
 
 def _read(path: Path) -> str:

@@ -12,7 +12,7 @@ from flakes.store import cancels, groups, joins, spawning, tasks
 from flakes.store.database import Connection
 from flakes.store.fences import Holder
 from flakes.wire.errors import ApiError, not_found
-from flakes.wire.groups import Children, Group, OutputPiece, Spawned
+from flakes.wire.groups import Children, EndedTasks, Group, OutputPiece, Spawned
 from flakes.wire.tasks import TaskResult, Tasks
 
 
@@ -76,6 +76,11 @@ async def outputs(act: Act) -> TaskResult:
         return await _result(conn, holder, act.body.task)
 
 
+async def results(act: Act) -> EndedTasks:
+    async with act.fenced() as (conn, holder):
+        return await tasks.ended(conn, holder.run_id, act.body.tasks)
+
+
 async def output(act: Act) -> OutputPiece:
     """A piece, from the store of blobs unless it is so small that it stands in the result."""
     body = act.body
@@ -118,5 +123,5 @@ async def _result(conn: Connection, holder: Holder, reference: str) -> TaskResul
 HANDLERS: Final[dict[str, Handler]] = {
     "group.open": open_, "group.close": close, "group.status": status, "group.cancel": cancel,
     "task.spawn": spawn, "task.children": children, "task.cancel": cancel_children,
-    "task.outputs": outputs, "task.output": output, "run.tasks": roster,
+    "task.outputs": outputs, "task.results": results, "task.output": output, "run.tasks": roster,
 }  # fmt: skip

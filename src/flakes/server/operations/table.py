@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from flakes.server.operations import artifacts, files, groups, permissions, waits, workpads
+from flakes.server.operations import (
+    artifacts,
+    files,
+    groups,
+    journals,
+    permissions,
+    waits,
+    workpads,
+)
 from flakes.server.operations.act import Handler
 
 HANDLERS: Final[dict[str, Handler]] = {
     **workpads.HANDLERS, **files.HANDLERS, **permissions.HANDLERS, **artifacts.HANDLERS,
     **groups.HANDLERS, **waits.HANDLERS,
+    **journals.HANDLERS,
 }  # fmt: skip

@@ -1,0 +1,151 @@
+"""Harnesses in a real session: their children, waits, journals, ends; the templates with scripted agents."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.stage import Stage, until
+from flakes.harness.packing import packed
+from flakes.harness.starting import DIRECTORY, TEMPLATES
+from flakes.wire.tasks import TaskResult
+
+pytestmark = pytest.mark.timeout(240)
+
+AGENT = '''
+"""An agent by script: it reads its brief, and leaves what its kind of task has to leave."""
+import json, os, re, sys
+
+brief = sys.stdin.read()
+kinds = ("Outline", "Find the problems", "Rank", "Review the change", "Review", "Mend", "Goal")
+lines = brief.split("\\n")
+first = next((line for kind in kinds for line in lines if line.startswith(kind)), lines[-1])
+out = os.path.join(os.environ["FLAKES_OUTPUTS"], "result")
+
+
+def leave(value):
+    with open(out, "w") as file:
+        file.write(value if isinstance(value, str) else json.dumps(value))
+
+
+if first.startswith("Outline"):
+    leave({"sections": [{"title": t, "about": t} for t in ("One", "Two")]})
+elif first.startswith("Find the problems"):
+    leave({"problems": ["no evidence"]})
+elif first.startswith("Rank"):
+    leave({"ranking": [letter for letter in re.findall(r"^## ([XYZ])$", brief, re.M)]})
+elif first.startswith("Review the change"):
+    leave({"findings": [] if "# Review 2" in brief else [{"severity": "high", "where": "a", "what": "b"}]})
+elif first.startswith("Review"):
+    leave({"approved": True, "problems": []})
+elif first.startswith("Mend"):
+    leave({"summary": "Mended", "patch": "+1"})
+elif first.startswith("Goal"):
+    leave({"decision": "keep", "score": len(brief), "summary": "tried"})
+else:
+    leave("text for " + first)
+print("done")
+'''
+
+
+def submit(session: Stage, key: str, source: dict[str, Any] | str, args: Any = None, **more: Any) -> None:
+    given = {"source": textwrap.dedent(source)} if isinstance(source, str) else source
+    grants = ["flakes.tasks.spawn", "flakes.groups"]
+    session.submit(key, [{
+        "taskKey": "plan", "adapter": "harness", "toolGrants": grants, "input": given | ({"args": args} if args else {}),
+        "declaredOutputs": {"result": {"kind": "json", "required": False}}, **more,
+    }])  # fmt: skip
+
+
+def result(session: Stage, key: str, timeout_s: float = 120.0) -> TaskResult:
+    session.wait(key, timeout_s)
+    with session.client() as client:
+        return client.result(client.task_id(f"{key}/plan"))
+
+
+def data(session: Stage, key: str) -> Any:
+    found = result(session, key)
+    assert found.status == "SUCCEEDED", (found.error, session.flakes("logs", f"{key}/plan").out)
+    return json.loads(found.outputs["result"].text or "null")
+
+
+HEAD = """
+import asyncio
+from dataclasses import dataclass
+from flakes.harness import ChildFailed, Context, define_harness
+"""
+
+
+def test_children_groups_timers_and_signals(session: Stage) -> None:
+    submit(session, "all", HEAD + '''
+@dataclass
+class Number:
+    n: int
+
+@define_harness(args=dict)
+async def main(ctx):
+    ctx.phase("begin")
+    three = await ctx.all(ctx.command(f"echo '{{\\"n\\": {n}}}' > $FLAKES_OUTPUTS/result; echo said {n}", title=f"Number {n}", output=Number) for n in range(3))
+    total = await ctx.command("cat $FLAKES_INPUTS/*/result", inputs=three)
+    async with ctx.group("some", join="all_settled") as some:
+        some.command("true")
+        some.command("exit 3", key="bad")
+    try:
+        await ctx.command("echo broken; exit 1")
+    except ChildFailed as failed:
+        why = failed.status
+    await asyncio.sleep(0.5)
+    got = await ctx.signal("go")
+    print("got", got)
+    return ctx.succeeded(n=[each.data.n for each in three], text=three[2].text, total=total.text.count("n"),
+        some=[each.status for each in some.results], why=why, got=got)
+''')  # fmt: skip
+    with session.client() as client:
+        task_id = client.task_id("all/plan")
+        until(lambda: client.get_task(task_id).status == "WAITING" and any(
+            each.task_key.startswith("echo-broken") and each.status == "FAILED" for each in client.list_tasks("all").tasks), 90, "the signal's wait")  # fmt: skip
+    session.flakes("tasks", "signal", "all/plan", "go", "--payload", '{"x": [1]}').ok()
+    assert data(session, "all") == {
+        "n": [0, 1, 2], "text": "said 2", "total": 3, "some": ["FAILED", "SUCCEEDED"] , "why": "FAILED", "got": {"x": [1]},
+    } or data(session, "all")["some"] == ["SUCCEEDED", "FAILED"]  # fmt: skip
+    log = session.flakes("logs", "all/plan").ok().out
+    assert log.count("== begin") == 1
+    assert log.count("got {'x': [1]}") == 1
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_runs_with_scripted_agents(session: Stage, tmp_path: Path, template: str) -> None:
+    agent = session.scratch / "agent.py"
+    agent.write_text(AGENT)
+    defaults = {"agent": {"adapter": "command", "command": f"{sys.executable} {agent}"}}
+    file = DIRECTORY / f"{template.replace('-', '_')}.py"
+    submit(session, template, packed(file) | {"defaults": defaults})
+    assert data(session, template)
+    with session.client() as client:
+        assert len(client.list_tasks(template).tasks) >= 3
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ("1 / 0", "harness_crashed"),
+        ("while True: pass", "harness_limit"),
+        ("x = [bytearray(1 << 20) for _ in range(4096)]", "harness_limit"),
+        ("return ctx.failed('no')", "harness_failed"),
+        ("await ctx.command('x', grants=['more'])", "grant_required"),
+        ("await ctx.all(ctx.command('exit 1'))", "child_unsuccessful"),
+    ],
+)
+def test_what_goes_wrong_has_a_code(session: Stage, body: str, code: str) -> None:
+    key = f"wrong-{abs(hash(body)) % 10_000}"
+    text = HEAD + f"\n@define_harness\nasync def main(ctx):\n    {body}\n"
+    submit(session, key, {"source": text, "limits": {"cpuS": 1, "memoryMb": 256}})
+    found = result(session, key)
+    assert found.status == "FAILED"
+    assert found.error is not None
+    assert found.error.code == code, found.error
