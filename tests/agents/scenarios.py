@@ -80,6 +80,41 @@ def never_mended(s: Setting) -> None:
     assert len(s.entries(assignment, "prompt")) == 3
 
 
+def secrets(s: Setting) -> None:
+    """What the agent was given to sign in with, and what looks like a secret, is in no transcript."""
+    given, shaped = f"given-to-{s.name()}-alone", "ghp_" + "a1B2" * 9
+    result, assignment = s.run(
+        {"sh": f"echo $DEPLOY_TOKEN and {shaped[:6]}''{shaped[6:]}"}, {"say": f"it is {given}"},
+        input={"env": {"DEPLOY_TOKEN": given}}, body=s.name(),
+    )  # fmt: skip
+    succeeded(result)
+    ended = [e.data for e in s.entries(assignment, "tool") if e.data["state"] == "end"]
+    assert "[redacted]" in ended[0]["output"], ended
+    assert "it is [redacted]" in [e.data["text"] for e in s.entries(assignment, "text")]
+    told = json.dumps([[e.data, e.raw] for e in s.entries(assignment) if e.kind != "prompt"])
+    assert shaped not in told
+    assert given not in told.replace(script({"say": f"it is {given}"})[9:-2], "")
+
+
+def briefing(s: Setting) -> None:
+    """An earlier attempt was elsewhere: the agent begins anew, and is told what there is to know."""
+    s.plane.answers["workpad.read"] = (200, {"taskId": "t", "version": 1, "bodyMarkdown": "half is done"})
+    try:
+        assignment = s.task({"say": "took over"}, attempt=2)
+        s.plane.offer(assignment)
+        result = s.end(assignment)
+    finally:
+        s.plane.answers.clear()
+    succeeded(result)
+    assert result.text == "took over"
+    (prompt,) = s.entries(assignment, "prompt")
+    assert prompt.data["source"] == "briefing"
+    assert "This is attempt 2" in prompt.data["text"]
+    assert "half is done" in prompt.data["text"]
+    (session,) = s.entries(assignment, "session")
+    assert session.data["resumed"] is False
+
+
 def steer(s: Setting) -> None:
     """A message into a running turn is heard before the turn is over."""
     go = s.directory / s.name()
@@ -225,11 +260,12 @@ def budget(s: Setting) -> None:
 def cancel(s: Setting) -> None:
     """F12, F24: nothing of it is left, also not what left its session."""
     word = str(8_000_000 + int(time.time() * 1000) % 1_000_000)
-    assignment = s.start({"sh": f"setsid sleep {word} & sleep {word}"})
+    assignment = s.start({"sh": f"{s.renewing(word)}; setsid sleep {word} & sleep {word}"})
     eventually(lambda: len(living(word)) == 2, "both commands")
     s.plane.cancel(assignment.assignment_id)
     assert s.end(assignment).outcome is Outcome.CANCELLED
     assert not living(word)
+    assert s.renewed(word), "a credential that was renewed before is the user's"
 
 
 def crash_and_resume(s: Setting) -> None:
@@ -237,7 +273,7 @@ def crash_and_resume(s: Setting) -> None:
     word = str(9_000_000 + int(time.time() * 1000) % 1_000_000)
     title = s.name()
     first = s.start(
-        {"sh": f"echo one >> $FLAKES_OUTPUTS/note; sleep {word}"},
+        {"sh": f"{s.renewing(word)}; echo one >> $FLAKES_OUTPUTS/note; sleep {word}"},
         {"sh": "echo two >> $FLAKES_OUTPUTS/note"}, {"say": "went on"}, title=title, **NOTE,
     )  # fmt: skip
     eventually(lambda: living(word), "the command")
@@ -245,6 +281,7 @@ def crash_and_resume(s: Setting) -> None:
     s.daemon.start()
     assert s.end(first).outcome is Outcome.LOST
     assert not living(word)
+    assert s.renewed(word), "a renewed credential outlives kill -9"
     assert first.definition is not None
     second = type(first)(**{
         **{name: getattr(first, name) for name in first.__struct_fields__},
@@ -266,6 +303,6 @@ def crash_and_resume(s: Setting) -> None:
 
 
 SCENARIOS: list[Scenario] = [
-    task, second_turn, never_mended, steer, follow_up, interrupt, allow, deny, read_only, host_tool,
+    task, second_turn, never_mended, secrets, briefing, steer, follow_up, interrupt, allow, deny, read_only, host_tool,
     error_400, retryable_500, passing_500, budget, cancel, crash_and_resume,
 ]  # fmt: skip

@@ -33,6 +33,10 @@ class Agent:
     """It says what its work cost."""
     resumes: bool = True
     steers: bool = True
+    credential: str = ""
+    """The file that it signs in with, as it is in a home directory."""
+    credential_text: str = '{"WORD": "WORD"}'
+    """What is in that file, in a form that it takes: with a word of the test."""
     asks: bool = True
     tools: bool = True
     counts: bool = True
@@ -53,13 +57,30 @@ class Setting:
         self.numbers[0] += 1
         return f"{self.agent.adapter}-{self.numbers[0]}x"
 
+    @property
+    def credential(self) -> Path:
+        """The user's own file with the agent's credential."""
+        return Path(self.agent.config["agent"]["configDir"]) / Path(self.agent.credential).name
+
+    def renewing(self, word: str) -> str:
+        """A command by which an attempt's copy of the credential becomes another one."""
+        if not self.agent.credential:
+            return ":"
+        text = self.agent.credential_text.replace("WORD", word)
+        return f"cat > $HOME/{self.agent.credential} <<'EOF'\n{text}\nEOF\n:"
+
+    def renewed(self, word: str) -> bool:
+        """Whether the user's own credential is that one now."""
+        return not self.agent.credential or word in self.credential.read_text()
+
     def task(self, *steps: dict[str, Any], body: str = "", **more: Any) -> Assignment:
-        """An assignment whose brief is this script; `more` goes into the definition."""
+        """An assignment whose brief is this script; `more` goes into the definition, `attempt` beside it."""
+        about = {"attempt": more.pop("attempt")} if "attempt" in more else {}
         definition = {
             "adapter": self.agent.adapter, "model": self.agent.model,
             "bodyMarkdown": f"{body} {script(*steps)}", **more,
         }  # fmt: skip
-        return make(definition)
+        return make(definition, **about)
 
     def start(self, *steps: dict[str, Any], **more: Any) -> Assignment:
         assignment = self.task(*steps, **more)
@@ -118,6 +139,10 @@ def setting(agent: Agent, model: ScriptedModel, directory: Path) -> Iterator[Set
     """For fixtures: everything started, and at the end stopped."""
     plane = ControlPlane()
     plane.start()
+    if agent.credential:
+        own = Path(agent.config["agent"]["configDir"])
+        own.mkdir(exist_ok=True)
+        (own / Path(agent.credential).name).write_text(agent.credential_text.replace("WORD", "first"))
     config = {"adapters": [agent.adapter], "maxConcurrency": 8} | agent.config
     daemon = DaemonProcess(plane, directory / "daemon", **config)
     daemon.start()

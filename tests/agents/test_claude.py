@@ -17,13 +17,14 @@ def claude(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     directory = tmp_path_factory.mktemp("claude")
     with ScriptedModel() as model:
         config = {
-            "agent": {"command": installed.claude(), "configDir": str(directory / "nothing")},
+            "agent": {"command": installed.claude(), "configDir": str(directory / "own")},
             "env": {
                 "ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "sk-ant-none-of-your-business",
                 "CLAUDE_CODE_MAX_RETRIES": "1",
             },
         }  # fmt: skip
-        yield from setting(Agent("claude", config, "claude-sonnet-4-5", costs=True), model, directory)
+        agent = Agent("claude", config, "claude-sonnet-4-5", costs=True, credential=".claude/.credentials.json")
+        yield from setting(agent, model, directory)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)

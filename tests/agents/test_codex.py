@@ -27,6 +27,9 @@ stream_max_retries = 1
 """
 
 
+SIGNED_IN = {"credential": ".codex/auth.json", "credential_text": '{"OPENAI_API_KEY": "WORD"}'}
+
+
 @pytest.fixture(scope="module")
 def codex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     directory = tmp_path_factory.mktemp("codex")
@@ -38,7 +41,7 @@ def codex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
             "agent": {"command": installed.codex(), "configDir": str(own)},
             "env": {"SCRIPTED_KEY": "none-of-your-business"},
         }
-        yield from setting(Agent("codex", config), model, directory)
+        yield from setting(Agent("codex", config, **SIGNED_IN), model, directory)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)

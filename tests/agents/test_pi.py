@@ -13,13 +13,19 @@ from agents.scenarios import SCENARIOS, Scenario
 from agents.setting import Agent, Setting, setting
 from models.scripted import ScriptedModel
 
+SIGNED_IN = {
+    "credential": ".pi/agent/auth.json",
+    "credential_text": '{"other": {"type": "api_key", "key": "WORD"}}',
+}
+
 
 @pytest.fixture(scope="module")
 def pi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     directory = tmp_path_factory.mktemp("pi")
     command = installed.pi()
     with ScriptedModel() as model:
-        yield from setting(Agent("pi", config(command, model, directory), "scripted/one", costs=True), model, directory)
+        agent = Agent("pi", config(command, model, directory), "scripted/one", costs=True, **SIGNED_IN)
+        yield from setting(agent, model, directory)
 
 
 def config(command: list[str], model: ScriptedModel, directory: Path) -> dict[str, object]:

@@ -59,7 +59,6 @@ class AcpDriver:
         self._said = False
         """The instructions were given."""
         self._sign_in: list[str] = []
-        self._copied: list[credentials.Copied] = []
 
     def capabilities(self) -> Capabilities:
         return Capabilities(steer=True, resume=True, usage=True, converses=True)
@@ -155,9 +154,6 @@ class AcpDriver:
 
     async def close(self, grace_s: float) -> None:
         await self._rpc.channel.close(grace_s)
-        for path in await asyncio.to_thread(credentials.write_back, self._copied):
-            text = f"the agent renewed {path}, which had changed meanwhile: the newer original was kept"
-            await self._host.emit(AgentEvent("notice", {"level": "warning", "text": text}))
 
     # ---- the session
 
@@ -167,8 +163,11 @@ class AcpDriver:
         source = job.installation.config_dir or Path(job.env.get("HOME", "/nonexistent"))
         for name in (*agent.settings, *agent.credentials):
             place = Path(name).parent
-            found = credentials.copy_in(source / place, job.home / place, (Path(name).name,))
-            self._copied += found if name in agent.credentials else []
+            copied = source / place, job.home / place, (Path(name).name,)
+            if name in agent.credentials:
+                credentials.lend(*copied, job.ledger, job.home.parent)
+            else:
+                credentials.copy_in(*copied)
         for name in agent.sessions:
             kept, link = job.session_dir / Path(name).name, job.home / name
             kept.mkdir(exist_ok=True)

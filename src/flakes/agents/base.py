@@ -85,6 +85,7 @@ class Job:
     `input` is the task's own, not yet checked: what is allowed in it is the driver's to say.
     `home` is private to the attempt; `session_dir` is the task's, and what an agent keeps there is there
     again in a later attempt that goes on with it. `instructions` is a file for the agent's system prompt.
+    `ledger` is where credentials that are lent to the attempt are written down.
     """
 
     assignment_id: str
@@ -106,6 +107,7 @@ class Job:
     session: SessionRef | None = None
     home: Path = Path("/nonexistent")
     session_dir: Path = Path("/nonexistent")
+    ledger: Path = Path("/nonexistent")
     instructions: Path | None = None
     installation: Installation = Installation()
     tools: Tools | None = None

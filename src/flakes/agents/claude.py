@@ -43,7 +43,6 @@ ABOUT: Final = About(
     (".credentials.json",), ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_AUTH_TOKEN"),
 )  # fmt: skip
 EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
-CREDENTIALS: Final = (".credentials.json",)
 OFF: Final = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
     "ENABLE_TOOL_SEARCH": "false", "IS_SANDBOX": "1",
@@ -73,7 +72,6 @@ class ClaudeDriver:
         self._messages: set[str] = set()
         self._interrupted = False
         self._names: dict[str, str] = {}
-        self._copied: list[credentials.Copied] = []
 
     def capabilities(self) -> Capabilities:
         return Capabilities(steer=True, resume=True, usage=True, converses=True)
@@ -103,7 +101,9 @@ class ClaudeDriver:
             argv += ["--append-system-prompt-file", str(job.instructions)]
         own = job.home / ".claude"
         source = _config_dir(job.installation, job.env.get("HOME", "/nonexistent"))
-        self._copied = await asyncio.to_thread(credentials.copy_in, source, own, CREDENTIALS)
+        await asyncio.to_thread(
+            credentials.lend, source, own, ABOUT.credentials, job.ledger, job.home.parent
+        )
         argv += await asyncio.to_thread(_prepared, job, own)
         env = {**job.env, **OFF, "HOME": str(job.home), "CLAUDE_CONFIG_DIR": str(own)}
         await warn_of_version(ABOUT, command, env, host)
@@ -151,9 +151,6 @@ class ClaudeDriver:
 
     async def close(self, grace_s: float) -> None:
         await self._channel.close(grace_s)
-        for path in await asyncio.to_thread(credentials.write_back, self._copied):
-            text = f"claude renewed {path}, which had changed meanwhile: the newer original was kept"
-            await self._host.emit(AgentEvent("notice", {"level": "warning", "text": text}))
 
     # ---- the wire
 

@@ -38,7 +38,6 @@ ABOUT: Final = About(
 )  # fmt: skip
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 SETTINGS: Final = ("config.toml",)
-CREDENTIALS: Final = ("auth.json",)
 CONFIG: Final = (
     "check_for_update_on_startup=false", "analytics.enabled=false", "features.plugins=false",
     "features.apps=false", "shell_environment_policy.inherit=all",
@@ -74,7 +73,6 @@ class CodexDriver:
         """The turns of this process: a thread that is gone on with brings earlier ones."""
         self._text = ""
         self._items: dict[str, dict[str, Any]] = {}
-        self._copied: list[credentials.Copied] = []
 
     def capabilities(self) -> Capabilities:
         return Capabilities(steer=True, resume=True, usage=True, converses=True)
@@ -92,7 +90,9 @@ class CodexDriver:
         own = job.home / ".codex"
         source = _config_dir(job.installation, job.env.get("HOME", "/nonexistent"))
         await asyncio.to_thread(credentials.copy_in, source, own, SETTINGS)
-        self._copied = await asyncio.to_thread(credentials.copy_in, source, own, CREDENTIALS)
+        await asyncio.to_thread(
+            credentials.lend, source, own, ABOUT.credentials, job.ledger, job.home.parent
+        )
         await asyncio.to_thread(_prepare, job, own)
         env = {**job.env, "HOME": str(job.home), "CODEX_HOME": str(own)}
         await warn_of_version(ABOUT, command, env, host)
@@ -166,9 +166,6 @@ class CodexDriver:
 
     async def close(self, grace_s: float) -> None:
         await self._rpc.channel.close(grace_s)
-        for path in await asyncio.to_thread(credentials.write_back, self._copied):
-            text = f"codex renewed {path}, which had changed meanwhile: the newer original was kept"
-            await self._host.emit(AgentEvent("notice", {"level": "warning", "text": text}))
 
     # ---- the wire
 

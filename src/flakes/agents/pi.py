@@ -43,7 +43,6 @@ ABOUT: Final = About(
 EFFORTS: Final = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
 EXTENSION: Final = Path(__file__).with_name("pi_extension.ts")
 SETTINGS: Final = ("settings.json", "models.json", "trust.json")
-CREDENTIALS: Final = ("auth.json",)
 OFF: Final = {"PI_OFFLINE": "1", "PI_TELEMETRY": "0", "PI_SKIP_VERSION_CHECK": "1"}
 """Switches off what pi asks the network for besides its model."""
 START_S: Final = 60.0
@@ -66,7 +65,6 @@ class PiDriver:
         self._last: dict[str, Any] = {}
         self._usage = Usage()
         self._interrupted = False
-        self._copied: list[credentials.Copied] = []
 
     def capabilities(self) -> Capabilities:
         return Capabilities(steer=True, resume=True, usage=True, converses=True)
@@ -92,7 +90,9 @@ class PiDriver:
         own = job.home / ".pi" / "agent"
         source = _config_dir(job.installation, Path(job.env.get("HOME", "/nonexistent")))
         await asyncio.to_thread(credentials.copy_in, source, own, SETTINGS)
-        self._copied = await asyncio.to_thread(credentials.copy_in, source, own, CREDENTIALS)
+        await asyncio.to_thread(
+            credentials.lend, source, own, ABOUT.credentials, job.ledger, job.home.parent
+        )
         env = {**job.env, **OFF, "HOME": str(job.home), "PI_CODING_AGENT_DIR": str(own)}
         if job.tools is not None:
             env |= {"FLAKES_MCP_URL": job.tools.url, "FLAKES_MCP_TOKEN": job.tools.bearer}
@@ -144,9 +144,6 @@ class PiDriver:
 
     async def close(self, grace_s: float) -> None:
         await self._channel.close(grace_s)
-        for path in await asyncio.to_thread(credentials.write_back, self._copied):
-            text = f"pi renewed {path}, which had changed meanwhile: the newer original was kept"
-            await self._host.emit(AgentEvent("notice", {"level": "warning", "text": text}))
 
     # ---- the wire
 

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 from collections.abc import Mapping
 
+from flakes.agents import credentials
 from flakes.agents.base import (
     AgentError,
     AgentEvent,
@@ -59,6 +60,7 @@ class Attendance:
         self._directory = directory
         self._containment = containment
         self._tools = tools
+        self._ledger = services.ledgers / directory.root.name
         self._mcp: Tools | None = None
         self._earlier: Record | None = None
         self._conversation: Conversation | None = None
@@ -105,6 +107,9 @@ class Attendance:
 
     async def close(self, outcome: Outcome) -> None:
         """Say the last of the transcript, and keep what an interrupted attempt leaves for the next one."""
+        for path in await asyncio.to_thread(credentials.settle, self._ledger):
+            text = f"the agent renewed {path}, which had changed meanwhile: the newer original was kept"
+            await self._containment.emit(AgentEvent("notice", {"level": "warning", "text": text}))
         self._transcript.flush()
         if outcome in (Outcome.LOST, Outcome.RETRYABLE):
             await asyncio.to_thread(self._services.sessions.keep, self._directory)
@@ -123,7 +128,7 @@ class Attendance:
         instructions.write_text(briefs.instructions_of(definition, self._containment.env, tools))
         return dataclasses.replace(
             job, home=directory.home, session_dir=directory.session, instructions=instructions,
-            installation=services.installation, tools=self._mcp,
+            installation=services.installation, tools=self._mcp, ledger=self._ledger,
             session=self._earlier.session if self._earlier else None,
         )  # fmt: skip
 

@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 
 from flakes import __version__
+from flakes.agents import credentials
 from flakes.agents.registry import DRIVERS
 from flakes.core.task import Outcome
 from flakes.sandbox import processes
@@ -394,6 +395,8 @@ class Daemon:
                 interrupted.append(row)
         self._undecided.extend(sorted(self._held.values(), key=lambda held: held.deciding_seq))
         await self._make_sure_gone(interrupted)
+        for ledger in self._services.ledgers.glob("*"):
+            await asyncio.to_thread(credentials.settle, ledger)
         for row in interrupted:
             kept = TaskDirectory(Path(row.directory))
             await asyncio.to_thread(self._services.sessions.keep, kept)

@@ -33,6 +33,8 @@ class Services:
         self.installation = Installation(
             tuple(config.agent.command), Path(d) if (d := config.agent.config_dir) else None
         )
+        self.ledgers = Path(config.state_dir) / "credentials"
+        """What was lent to attempts; none of them sees it."""
         self.own_env: Mapping[str, str] = dict(os.environ)
 
     async def close(self) -> None:
