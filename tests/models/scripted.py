@@ -61,6 +61,8 @@ class ScriptedModel:
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.failed: Counter[str] = Counter()
+        self.scripts: dict[str, list[dict[str, Any]]] = {}
+        """For prompts that carry no script: the steps, by a text that is in the prompt."""
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"model": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -89,6 +91,10 @@ class ScriptedModel:
             found = _SCRIPT.findall(text) if role == "user" else []
             if found:
                 at, steps = index, json.loads(found[-1])
+                continue
+            for words, wanted in self.scripts.items() if role == "user" else ():
+                if words in text:
+                    at, steps = index, wanted
         done = sum(role == "assistant" for role, _ in seen.turns[at + 1 :])
         steps = list(steps)
         for step in steps:

@@ -246,7 +246,14 @@ class AcpDriver:
         if job.effort is not None:
             await self._set("thought_level", job.effort, "effort_invalid", "effort")
         mode = self._agent.modes.get("ask" if self._asking else "auto")
-        if mode is not None:
+        offered = [each.id for each in self._opened.modes.available_modes] if self._opened.modes else []
+        if mode is not None and mode not in offered and self._asking:
+            raise AgentError(
+                "permission_mode_unsupported",
+                f"{self._agent.name} has no mode `{mode}`, in which it would ask before it changes something",
+                "use a version of it that was tested, or the permission mode `auto`",
+            )  # fmt: skip
+        if mode in offered:
             request = self._schema.SetSessionModeRequest(session_id=self._session, mode_id=mode)
             await self._call("session/set_mode", request, self._schema.SetSessionModeResponse, START_S)
 

@@ -53,7 +53,7 @@ KNOWN: Final[Mapping[str, Known]] = {each.name: each for each in (
     Known(
         "codex-acp", ("2.6", "2.7"),
         settings=(".codex/config.toml",), credentials=(".codex/auth.json",), sessions=(".codex/sessions",),
-        env={"NO_BROWSER": "1"}, modes={"auto": "full-access", "ask": "read-only"},
+        env={"NO_BROWSER": "1"}, modes={"auto": "agent-full-access", "ask": "read-only"},
         errors=re.compile(r"(?:stream (?:error|disconnected)|unexpected status \d{3}|exceeded retry limit)", re.I),
     ),
     Known(

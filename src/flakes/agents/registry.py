@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from flakes.agents import claude, codex, pi
 from flakes.agents.acp import AcpDriver
 from flakes.agents.base import Driver
 from flakes.agents.claude import ClaudeDriver
 from flakes.agents.codex import CodexDriver
 from flakes.agents.command import CommandDriver
 from flakes.agents.harness import HarnessDriver
+from flakes.agents.installed import About
 from flakes.agents.noop import NoopDriver
 from flakes.agents.pi import PiDriver
 
@@ -23,6 +25,9 @@ DRIVERS: Final[dict[str, Callable[[], Driver]]] = {
     "noop": NoopDriver,
     "pi": PiDriver,
 }
+
+AGENTS: Final[dict[str, About]] = {each.name: each for each in (claude.ABOUT, codex.ABOUT, pi.ABOUT)}
+"""Agents that are found on a machine by their usual name, which is that of their adapter."""
 
 
 def driver_for(adapter: str) -> Driver | None:

@@ -57,6 +57,7 @@ async def show(
         result = results[task.task_key]
         error = task.error or (result.error if result is not None else None)
         outcome.show_failure(output, task, error, tail)
+        outcome.show_warnings(output, result)
     outcome.show_end(output, run, shown, tasks)
 
 

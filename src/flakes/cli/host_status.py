@@ -56,6 +56,7 @@ class Remote:
 def look(path: Path) -> Local:
     """Everything wrong at once, not only the first thing."""
     from flakes.host import pools
+    from flakes.host.agents import with_agents
     from flakes.host.main import is_running, state_directory
     from flakes.host.providers import PROVIDERS
     from flakes.host.uplink import stream_urls
@@ -63,7 +64,7 @@ def look(path: Path) -> Local:
     local = Local(path)
     providers = {name: make() for name, make in PROVIDERS.items()}
     try:
-        local.config = config = load(path, HostConfig)
+        local.config = config = with_agents(load(path, HostConfig))
     except ApiError as error:
         local.problems.append(error)
         return local

@@ -24,6 +24,7 @@ import uvloop
 
 from flakes import __version__
 from flakes.host import pools
+from flakes.host.agents import with_agents
 from flakes.host.bindings import Projects
 from flakes.host.instances import Instances
 from flakes.host.privacy import Privacy
@@ -59,6 +60,7 @@ def run(
     anything was started. `daemon_argv` is the command that `--config <sandbox.toml>` is appended to;
     `path` is where the configuration came from."""
     configure_logs(config.log_format)
+    config = with_agents(config)
     providers = {name: make() for name, make in PROVIDERS.items()}
     with configuration.locating(path) if path else contextlib.nullcontext():
         state_dir = state_directory(config)

@@ -188,6 +188,7 @@ controlPlaneUrl = {_quoted(server)}
 hostId = {_quoted(host_id)}
 credentialFile = {_quoted(str(layout.host_credential))}
 stateDir = {_quoted(str(layout.host_state))}
+offerAgents = true                # pi, claude and codex, where they are on the PATH; they run as you
 
 [[pools]]
 poolKey = "local-command"

@@ -47,7 +47,8 @@ _NEXT: Final[dict[str, str]] = {
     "launch_in_flight": "wait a moment",
     "launch_failed": "read the reason in the evidence and mend it on the host",
     "no_host_online": "start a host: `flakes up`, or `flakes host run`",
-    "adapter_unavailable": "add a pool with this adapter to a host, or choose another adapter",
+    "adapter_unavailable": "add a pool with this adapter to a host, or choose another adapter;"
+    " `flakes doctor` looks which agents a machine has",
     "capability_unavailable": "add the capability to a pool, or drop it from the task",
     "project_not_bound": "bind the project to a pool that fits: `flakes projects bind-host`",
     "binding_unavailable": "mend on the host what the evidence names, or bind the project elsewhere",

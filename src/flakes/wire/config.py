@@ -220,6 +220,8 @@ class HostConfig(Body, frozen=True, kw_only=True):
     credential_file: str
     state_dir: str | None = None
     pools: Annotated[list[PoolConfig], Meta(max_length=limits.POOLS_PER_HOST_MAX)] = []
+    offer_agents: bool = False
+    """Agents that are on the PATH when the host starts (`pi`, `claude`, `codex`) have pools of their own."""
     log_format: LogFormat = "text"
 
 
@@ -394,6 +396,7 @@ controlPlaneUrl = "http://127.0.0.1:7733"   # or several replicas: ["http://a:77
 hostId = "host_01hzy00000000000000000000"
 credentialFile = "/home/me/.config/flakes/host.credential"   # 0600, absolute
 stateDir = "/home/me/.local/state/flakes/host"
+offerAgents = false               # true: pools for pi, claude and codex where they are on the PATH
 logFormat = "text"
 
 [[pools]]

@@ -109,6 +109,7 @@ CODES: Final[dict[str, Code]] = {
     "apply_would_overwrite": Code(0, EXIT_USAGE, "Files that would be written have changed since the run began; nothing was written."),
     "publish_refused": Code(0, EXIT_USAGE, "The remote did not take the branch; nothing is ever forced."),
     "port_in_use": Code(0, EXIT_USAGE, "Another program listens at the configured address."),
+    "agent_missing": Code(0, EXIT_USAGE, "The agent is not on this machine, or the local session does not offer it."),
     "session_failed": Code(0, EXIT_INTERNAL, "The local session did not start; the message holds the tail of its log."),
     "session_not_running": Code(0, EXIT_USAGE, "There is no local session of that name."),
     "timeout": Code(0, EXIT_TIMEOUT, "The wait timed out; the work goes on."),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,7 +21,12 @@ from flakes.session import processes, record
 from flakes.session.layout import Layout, data_dir, layout
 from flakes.wire.errors import EXIT_DONE, EXIT_INTERNAL
 
+if TYPE_CHECKING:
+    from flakes.cli.agents_here import Here
+    from flakes.wire.config import HostConfig
+
 PYTHON_MIN = (3, 11)
+NODE_MIN = (22, 19)
 DISK_FREE_BYTES_MIN = 512 * 1024 * 1024
 
 
@@ -35,12 +41,27 @@ class Check:
 
 
 @click.command()
+@click.option("--adapter", "adapters", multiple=True, metavar="NAME", help="This agent is needed here.")
+@click.option(
+    "-c", "--config", "path", type=click.Path(path_type=Path), help="What the pools of this host.toml need."
+)
 @json_option
-def doctor(as_json: bool) -> int:
-    """Check what Flakes needs on this machine. Exit 0 when nothing is wrong."""
+def doctor(adapters: tuple[str, ...], path: Path | None, as_json: bool) -> int:
+    """Check what Flakes needs on this machine. Exit 0 when nothing needed is missing.
+
+    Needed are what Flakes itself uses, what the pools of the host's configuration name (the local session's,
+    or --config), and each --adapter. Other agents are looked for, and said to be missing without harm.
+    """
+    from flakes.cli import agents_here
+
     output = Output(as_json)
     chosen = layout()
-    checks = [_python(), _platform(), _data_dir(), _disk(), _postgresql(), _git(), _session(chosen)]
+    config = agents_here.host_config(path or chosen.host_config, must_exist=path is not None)
+    agents = agents_here.look(config, adapters)
+    checks = [
+        _python(), _platform(), _data_dir(), _disk(), _postgresql(), _git(),
+        _bwrap(config), _node(agents), *map(_agent, agents), _session(chosen),
+    ]  # fmt: skip
     healthy = all(check.ok is not False for check in checks)
     if as_json:
         output.data({
@@ -49,6 +70,7 @@ def doctor(as_json: bool) -> int:
                 {"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.fix or None}
                 for c in checks
             ],
+            "agents": [one.told() for one in agents],
         })  # fmt: skip
         return EXIT_DONE if healthy else EXIT_INTERNAL
     looks = {True: Span("ok", "green"), False: Span("bad", "red"), None: Span("note", "yellow")}
@@ -154,6 +176,43 @@ def _git() -> Check:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check("git", False, str(error), "reinstall git")
     return Check("git", answer.returncode == 0, answer.stdout.strip() or answer.stderr.strip())
+
+
+def _bwrap(config: HostConfig | None) -> Check:
+    pools = [pool for pool in config.pools if pool.provider == "bubblewrap"] if config else []
+    wanted = {pool.executable_paths.get("bwrap", "bwrap") for pool in pools} or {"bwrap"}
+    for name in sorted(wanted):
+        found = shutil.which(name)
+        if found is None:
+            fix = "install bubblewrap: the pools of the provider `bubblewrap` need it" if pools else ""
+            return Check("bwrap", False if pools else None, f"{name} is not there", fix)
+    return Check("bwrap", True, ", ".join(str(shutil.which(name)) for name in sorted(wanted)))
+
+
+def _node(agents: list[Here]) -> Check:
+    """pi is a program for Node; the others bring what they need."""
+    needed = any(one.adapter == "pi" and one.needed and not one.own_command for one in agents)
+    path = shutil.which("node")
+    said = "" if path is None else subprocess.run(
+        [path, "--version"], capture_output=True, text=True, check=False, timeout=20
+    ).stdout.strip()  # fmt: skip
+    numbers = tuple(int(part) for part in said.lstrip("v").split(".")[:2] if part.isdigit())
+    if numbers >= NODE_MIN:
+        return Check("node", True, f"{said} ({path})")
+    fix = f"install Node {'.'.join(map(str, NODE_MIN))} or newer: `pi` needs it" if needed else ""
+    return Check("node", False if needed else None, f"{said or 'not on the PATH'} (only `pi` needs it)", fix)
+
+
+def _agent(one: Here) -> Check:
+    """An agent as a line of the report."""
+    name = f"agent {one.adapter}" + (f" ({one.pool})" if one.pool else "")
+    found = one.check
+    if not found.usable:
+        return Check(name, False if one.needed else None, found.message, found.fix if one.needed else "")
+    signed = {True: "signed in", False: "not signed in", None: "cannot tell whether signed in"}
+    facts = [found.version, signed[found.signed_in], *([found.message] if found.message else [])]
+    good = True if found.signed_in is not False and not found.message else None
+    return Check(name, good, ", ".join(facts), found.fix)
 
 
 def _session(chosen: Layout) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from flakes.cli.options import json_option, key_of
 from flakes.cli.output import Output, bold, dim
 from flakes.cli.plan import Plan, PlanError, from_prompt, from_workflow, looks_like_file
 from flakes.cli.render.text import count, size
+from flakes.session.layout import layout
 from flakes.wire.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -172,7 +174,6 @@ def _summary(output: Output, plan: Plan) -> None:
 
 
 def _start_session(output: Output) -> None:
-    from flakes.session.layout import layout
     from flakes.session.record import running
     from flakes.session.up import up
 
@@ -210,6 +211,8 @@ async def _submit(
     if plan.budget is not None:
         body["budget"] = plan.budget
     async with target.client(chosen) as client:
+        if not target.is_configured(chosen):
+            await _look_for_agents(client, plan)
         await client.ensure_project(plan.project)
         captured = None
         if taken is not None:
@@ -241,6 +244,30 @@ async def _store(client: Client, output: Output, taken: Snapshot) -> Captured:
     for note in captured.notes:
         output.talk(dim(f"  {note}"))
     return captured
+
+
+async def _look_for_agents(client: Client, plan: Plan) -> None:
+    """In the local session, a task for an agent that no host offers would wait for ever: refuse it now."""
+    from flakes.agents.registry import AGENTS
+
+    wanted = {task["adapter"] for task in plan.tasks} & AGENTS.keys()
+    if not wanted:
+        return
+    hosts = (await client.list_hosts()).hosts
+    offered = {pool.adapter for host in hosts for pool in (await client.host_pools(host.host_id)).host_pools}
+    for name in sorted(wanted - offered):
+        if shutil.which(name) is None:
+            raise ApiError(
+                "agent_missing", f"`{name}` is not on the PATH of this machine",
+                f"{AGENTS[name].install}; then `flakes down`, and run this again. `flakes doctor --adapter {name}`"
+                " looks whether all is well", adapter=name,
+            )  # fmt: skip
+        raise ApiError(
+            "agent_missing", f"`{name}` is here, but the local session does not offer it",
+            "run `flakes down` and then this again, should it be new here; otherwise add `offerAgents = true`"
+            f" to {layout().host_config}. `flakes doctor --adapter {name}` looks whether all is well",
+            adapter=name,
+        )  # fmt: skip
 
 
 def _detached(output: Output, submitted: RunWithTasks) -> None:

@@ -14,6 +14,7 @@ from flakes.wire.tasks import LogEntry, Task, TaskError, TaskResult
 
 RESULTS_MAX = 12
 FAILURES_MAX = 8
+WARNINGS_MAX = 5
 TEXT_LINES_MAX = 12
 TEXT_CHARS_MAX = 2_000
 STEP_LINES_MAX = 3
@@ -57,6 +58,7 @@ def show_result(
     head += [bold(task.task_key), "  ", dim(_took(task.started_at, task.finished_at))]
     head += _proof(result)
     output.line(*head)
+    show_warnings(output, result)
     reference = f"{run.run_key}/{task.task_key}"
     if brief:
         for line in result.text.strip().split("\n")[-STEP_LINES_MAX:]:
@@ -75,6 +77,12 @@ def show_result(
             output.line("  ", dim(f"read it: {read}"))
         elif one_line(each.text) != one_line(result.text):
             _body(output, each.text, read)
+
+
+def show_warnings(output: Output, result: TaskResult | None) -> None:
+    """What was not as it should be, without failing the task."""
+    for each in result.warnings[:WARNINGS_MAX] if result else ():
+        output.talk("  ", Span(f"warning: {one_line(each.message)}", "yellow"), dim(f" ({each.code})"))
 
 
 def show_failure(
