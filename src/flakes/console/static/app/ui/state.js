@@ -10,7 +10,7 @@ const line = { stroke: "currentColor", "stroke-width": "1.5", "stroke-linecap": 
 export const STATES = {
   FAILED: { tone: "bad", word: "Failed", icon: html`<path d="M5.4 1.5h5.2L14.5 5.4v5.2l-3.9 3.9H5.4L1.5 10.6V5.4z" fill="currentColor" /><path d="m5.8 5.8 4.4 4.4m0-4.4-4.4 4.4" ...${onFill} />` },
   STALLED: { tone: "warn", word: "Stalled", icon: html`<path d="M8 1.8 15 14H1z" fill="currentColor" stroke="currentColor" stroke-width="1" stroke-linejoin="round" /><path d="M8 6v3.7m0 2v.1" ...${onFill} />` },
-  RUNNING: { tone: "run", word: "Running", icon: html`<circle cx="8" cy="8" r="6.25" fill="none" stroke="currentColor" stroke-width="1.5" opacity=".3" /><path class="spin" d="M8 1.75A6.25 6.25 0 0 1 14.25 8" stroke="currentColor" stroke-width="2" stroke-linecap="round" fill="none" /><circle cx="8" cy="8" r="2.2" fill="currentColor" />` },
+  RUNNING: { tone: "run", word: "Running", icon: html`<circle cx="8" cy="8" r="6.25" fill="none" stroke="currentColor" stroke-width="1.5" opacity=".3" /><path d="M8 1.75A6.25 6.25 0 0 1 14.25 8" stroke="currentColor" stroke-width="2" stroke-linecap="round" fill="none" /><circle cx="8" cy="8" r="2.2" fill="currentColor" />` },
   WAITING: { tone: "wait", word: "Waiting", icon: circle(html`<path d="M6.3 5.7v4.6m3.4-4.6v4.6" ...${line} />`) },
   QUEUED: { tone: "queue", word: "Queued", icon: circle(html`<path d="M8 4.8V8l2.1 1.5" ...${line} />`) },
   BLOCKED: { tone: "dim", word: "Blocked", icon: html`<rect x="2.25" y="2.25" width="11.5" height="11.5" rx="2" fill="none" stroke="currentColor" stroke-width="1.5" /><path d="M5.5 8h5" ...${line} />` },
@@ -42,7 +42,7 @@ export const word = (state) => STATES[state]?.word ?? state.replaceAll("_", " ")
 /** The sign of a state; with `label`, it also says it. @param {{state: string, label?: boolean, size?: number}} props */
 export function StateIcon({ state, label = false, size = 16 }) {
   const { tone, icon } = look(state);
-  return html`<svg class=${cx("state", `tone-${tone}`)} width=${size} height=${size} viewBox="0 0 16 16" role=${label ? "img" : null} aria-label=${label ? word(state) : null} aria-hidden=${label ? null : "true"}>${icon}</svg>`;
+  return html`<svg class=${cx("state", `tone-${tone}`, tone === "run" && "spin")} width=${size} height=${size} viewBox="0 0 16 16" role=${label ? "img" : null} aria-label=${label ? word(state) : null} aria-hidden=${label ? null : "true"}>${icon}</svg>`;
 }
 
 /** Sign and word. @param {{state: string, text?: string}} props */
