@@ -14,12 +14,13 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "src")]
 
-from api.caller import Api  # noqa: E402
 from bench.plane import plane  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+from api.caller import Api  # noqa: E402
 from browser import scene as scenes  # noqa: E402
 from browser.conftest import FLAGS  # noqa: E402
 from browser.pages import SIGNED_OUT, addresses, turn_to  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
 
 TARGET = ROOT / "docs" / "screenshots"
 SIZE = {"width": 1280, "height": 800}

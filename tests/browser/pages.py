@@ -16,7 +16,7 @@ def addresses(scene: Scene) -> dict[str, str]:
         "runs": "/runs", "runs-none": "/runs?q=nothing-is-called-so", "run": run, "run-timeline": f"{run}?view=timeline",
         "run-sandboxes": f"{run}?view=sandboxes", "run-results": f"{run}?tab=results",
         "run-artifacts": f"/runs/{scene.done}?tab=artifacts", "run-metrics": f"{run}?tab=metrics",
-        "run-files": f"{run}?tab=files", "run-big": f"/runs/{scene.big}", "run-stalled": f"/runs/{scene.stalled}",
+        "run-files": f"{run}?tab=files", "run-promotions": f"{run}?tab=promotions", "task-children": f"{task}?tab=children", "run-big": f"/runs/{scene.big}", "run-stalled": f"/runs/{scene.stalled}",
         "run-missing": "/runs/there-is-none", "task-brief": f"{task}?tab=brief", "task-transcript": f"{task}?tab=transcript",
         "task-raw": f"{task}?tab=transcript&form=raw", "task-log": f"{task}?tab=log", "task-workpad": f"{task}?tab=workpad",
         "task-messages": f"{task}?tab=messages", "task-activity": f"{task}?tab=activity",

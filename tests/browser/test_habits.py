@@ -32,7 +32,10 @@ def test_every_place_has_its_keys(visit: Open) -> None:
 
 
 def test_rows_are_walked_and_opened(visit: Open, api: Api) -> None:
-    runs = [api.graph(task("only"), name=f"Run number {n}", key=f"walk-{n}-{adapter()}")["run"] for n in range(3)]
+    runs = [
+        api.graph(task("only"), name=f"Run number {n}", key=f"walk-{n}-{adapter()}")["run"]
+        for n in range(3)
+    ]
     page = visit("/runs")
     page.wait_for_selector("text=Run number 0")
     for _ in range(2):
@@ -86,10 +89,15 @@ def test_moments_are_relative_on_screen_and_local_on_hover(browser: Any, server:
     with visiting(browser, api.url, api, timezone_id="Asia/Tokyo", locale="de-DE") as visit:
         page = visit("/runs")
         page.wait_for_selector("time")
-        found = page.evaluate("[...document.querySelectorAll('[role=row] time')].map((t) => [t.dateTime, t.title, t.textContent])")
+        found = page.evaluate(
+            "[...document.querySelectorAll('[role=row] time')].map((t) => [t.dateTime, t.title, t.textContent])"
+        )
         assert found
         for exact, title, shown in found:
-            told = page.evaluate("(at) => new Intl.DateTimeFormat('de-DE', {dateStyle: 'medium', timeStyle: 'medium', timeZone: 'Asia/Tokyo'}).format(new Date(at))", exact)
+            told = page.evaluate(
+                "(at) => new Intl.DateTimeFormat('de-DE', {dateStyle: 'medium', timeStyle: 'medium', timeZone: 'Asia/Tokyo'}).format(new Date(at))",
+                exact,
+            )
             assert title == told
             assert shown == "now" or shown.endswith(" ago")
 
@@ -107,7 +115,9 @@ def test_notifications_are_asked_for_and_shown(browser: Any, server: Server) -> 
         )
         page.click("text=Notify me")
         page.wait_for_selector("text=Notifications are on")
-        page.evaluate("Object.defineProperty(document, 'hidden', {value: true}), document.dispatchEvent(new Event('visibilitychange'))")
+        page.evaluate(
+            "Object.defineProperty(document, 'hidden', {value: true}), document.dispatchEvent(new Event('visibilitychange'))"
+        )
         run = api.graph(task("only", own), name="Overnight", close=True)["run"]
         with sandbox(api, adapters=[own]) as peer, beating(peer):
             peer.finish(peer.start().assignment_id)
@@ -144,7 +154,9 @@ def test_a_lost_connection_is_said_and_nothing_is_missed(visit: Open, api: Api) 
         ("/inbox", "Nothing waits for you", None), ("/account?tab=keys", "No API keys", None), ("/runs?q=xyzzy", "No run matches", "Show all runs"),
     ],
 )  # fmt: skip
-def test_nothing_and_errors_say_what_to_do(visit: Open, path: str, says: str, helps: str | None) -> None:
+def test_nothing_and_errors_say_what_to_do(
+    visit: Open, path: str, says: str, helps: str | None
+) -> None:
     page = visit(path)
     page.wait_for_selector(f"main >> text={says}")
     assert helps is None or helps in page.inner_text("main")
@@ -169,14 +181,22 @@ def test_the_map_is_moved_zoomed_and_lights_a_lineage(visit: Open, api: Api) -> 
     page.wait_for_selector(".node >> nth=2")
 
     def scale() -> float:
-        return page.evaluate("new DOMMatrix(getComputedStyle(document.querySelector('.map-plane')).transform).a")
+        return page.evaluate(
+            "new DOMMatrix(getComputedStyle(document.querySelector('.map-plane')).transform).a"
+        )
 
     fitted = scale()
     page.focus(".map")
     page.keyboard.press("+")
-    page.wait_for_function("(was) => new DOMMatrix(getComputedStyle(document.querySelector('.map-plane')).transform).a > was", arg=fitted)
+    page.wait_for_function(
+        "(was) => new DOMMatrix(getComputedStyle(document.querySelector('.map-plane')).transform).a > was",
+        arg=fitted,
+    )
     page.keyboard.press("0")
-    page.wait_for_function("(was) => new DOMMatrix(getComputedStyle(document.querySelector('.map-plane')).transform).a === was", arg=fitted)
+    page.wait_for_function(
+        "(was) => new DOMMatrix(getComputedStyle(document.querySelector('.map-plane')).transform).a === was",
+        arg=fitted,
+    )
     box = page.locator(".map").bounding_box()
     page.mouse.move(box["x"] + 8, box["y"] + 8)
     page.mouse.down()

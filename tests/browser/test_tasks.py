@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import secrets
+from typing import Any
+
 from api.caller import Api, name, task
 from api.peer import adapter, beating, lines, sandbox
 from browser.conftest import Open
@@ -11,9 +16,14 @@ from flakes.wire.transcripts import AgentUsage, EntryBody
 
 
 def said(assignment_id: str, first: int, *texts: str, raw: str | None = None) -> TranscriptChunk:
-    entries = [EntryBody(at_ms=1_790_000_000_000 + n, kind="text", data={"text": text}, raw=raw) for n, text in enumerate(texts)]
+    entries = [
+        EntryBody(at_ms=1_790_000_000_000 + n, kind="text", data={"text": text}, raw=raw)
+        for n, text in enumerate(texts)
+    ]
     usage = AgentUsage(input_total=1_000 * (first + 1), output=200, cost_micro_usd=30_000, calls=1)
-    return TranscriptChunk(assignment_id=assignment_id, first_entry=first, entries=entries, usage=usage)
+    return TranscriptChunk(
+        assignment_id=assignment_id, first_entry=first, entries=entries, usage=usage
+    )
 
 
 def test_an_agent_is_read_while_it_speaks(visit: Open, api: Api) -> None:
@@ -74,7 +84,9 @@ def test_a_message_shows_its_delivery(visit: Open, api: Api) -> None:
         page.wait_for_selector(".messages:has-text('Another way, please.')")
         message = peer.expect(Input, timeout_s=30).messages[0].message_id
         for state in ("delivered", "consumed"):
-            peer.deliver(InputState(assignment_id=given.assignment_id, message_id=message, state=state))
+            peer.deliver(
+                InputState(assignment_id=given.assignment_id, message_id=message, state=state)
+            )
             page.wait_for_selector(f".message-head:has-text('{state}')")
         assert page.input_value("#message") == ""
         page.goto(f"{api.url}/console/runs/{run}/tasks/later?tab=messages")
@@ -114,7 +126,9 @@ def test_a_question_is_answered_where_it_is_asked_and_in_the_inbox(visit: Open, 
 
 def test_evidence_stands_beside_what_was_asked(visit: Open, api: Api) -> None:
     own = adapter()
-    run = api.graph(task("only", own, acceptance=["Tests pass"], verify=["make test", "make lint"]))["run"]["runKey"]
+    run = api.graph(
+        task("only", own, acceptance=["Tests pass"], verify=["make test", "make lint"])
+    )["run"]["runKey"]
     with sandbox(api, adapters=[own]) as peer:
         given = peer.start()
         proofs = [Evidence(command="make test", exit_code=0, passed=True, tail="42 passed", duration_ms=900),
@@ -133,7 +147,9 @@ def test_evidence_stands_beside_what_was_asked(visit: Open, api: Api) -> None:
 
 def test_a_run_is_cancelled_rerun_and_deleted(visit: Open, api: Api) -> None:
     own = adapter()
-    run = api.graph(task("first", own), task("second", own, dependsOn=["first"]), close=True)["run"]["runKey"]
+    run = api.graph(task("first", own), task("second", own, dependsOn=["first"]), close=True)[
+        "run"
+    ]["runKey"]
     page = visit(f"/runs/{run}")
     page.wait_for_selector("text=Why nothing runs")
     page.click("text=Cancel run")
@@ -157,15 +173,27 @@ def test_a_run_is_cancelled_rerun_and_deleted(visit: Open, api: Api) -> None:
 
 def test_children_are_in_the_map_and_on_their_parents_page(visit: Open, api: Api) -> None:
     own, who = adapter(), api.sandbox()
-    run = api.graph(task("parent", own, toolGrants=["flakes.tasks.spawn", "flakes.groups"], budget={"children": 4}))["run"]["runKey"]
+    run = api.graph(
+        task(
+            "parent",
+            own,
+            toolGrants=["flakes.tasks.spawn", "flakes.groups"],
+            budget={"children": 4},
+        )
+    )["run"]["runKey"]
     with sandbox(api, who, adapters=[own], max_concurrency=1) as peer, beating(peer):
         given = peer.start()
-        mate, path = api.as_(who[1]), f"/v1/sandboxes/{peer.sandbox_id}/assignments/{given.assignment_id}/operations"
+        mate, path = (
+            api.as_(who[1]),
+            f"/v1/sandboxes/{peer.sandbox_id}/assignments/{given.assignment_id}/operations",
+        )
         page = visit(f"/runs/{run}")
         page.wait_for_selector(".node.is-RUNNING")
         mate.post(f"{path}/group.open", {"groupKey": "drafts", "name": "Drafts"}).ok()
         children = [{"taskKey": key, "title": f"Draft {key}", "adapter": own} for key in ("a", "b")]
-        mate.post(f"{path}/task.spawn", {"operationId": "op", "tasks": children, "group": "drafts"}).ok()
+        mate.post(
+            f"{path}/task.spawn", {"operationId": "op", "tasks": children, "group": "drafts"}
+        ).ok()
         page.wait_for_selector(".node:has-text('Draft b')")
         page.wait_for_selector(".edge.spawned >> nth=1", state="attached")
         page.click("[role=row] .cover:has-text('parent')")
@@ -183,8 +211,58 @@ def test_a_workflow_file_is_checked_while_it_is_typed_and_started(visit: Open) -
     page.click("button:has-text('line 5')")
     assert page.evaluate("[file.selectionStart, document.activeElement.id]") == [37, "file"]
     assert page.locator("button:has-text('Start the run')").is_disabled()
-    page.fill("#file", "# Two steps\n\n## one: One\nrun: echo 1\n\n## two: Two\ndepends_on: one\nrun: echo 2\n")
+    page.fill(
+        "#file",
+        "# Two steps\n\n## one: One\nrun: echo 1\n\n## two: Two\ndepends_on: one\nrun: echo 2\n",
+    )
     page.wait_for_selector(".node >> nth=1")
     page.keyboard.press("Control+Enter")
     page.wait_for_selector("h1:has-text('Two steps')")
     page.wait_for_selector(".node >> nth=1")
+
+
+def test_files_that_a_task_made_are_promoted(visit: Open, api: Api) -> None:
+    own, who = adapter(), api.sandbox()
+    content = b"not really a pack"
+    pack = {"digest": f"sha256:{hashlib.sha256(content).hexdigest()}", "sizeBytes": len(content)}
+
+    def files(**fields: Any) -> dict[str, Any]:
+        return {
+            "commit": secrets.token_hex(20),
+            "tree": secrets.token_hex(20),
+            "packs": [pack],
+        } | fields
+
+    announced = {
+        "kind": "workspace-pack",
+        "digest": pack["digest"],
+        "bytesBase64": base64.b64encode(content).decode(),
+    }
+    api.post("/v1/artifacts", announced).ok(201)
+    base = api.post("/v1/workspaces", files()).ok(201)["workspaceId"]
+    run = name("run")
+    tasks = [task("only", own)]
+    api.post(
+        f"/v1/runs/{run}/graph",
+        {"name": "Files", "projectKey": api.project(), "tasks": tasks, "workspaceId": base},
+    ).ok(201)
+    page = visit(f"/runs/{run}?tab=promotions")
+    page.wait_for_selector("text=the run began with it")
+    with sandbox(api, who, adapters=[own]) as peer, beating(peer):
+        given = peer.start()
+        mate, path = api.as_(who[1]), f"/v1/sandboxes/{peer.sandbox_id}"
+        mate.call("PUT", f"{path}/packs/{pack['digest']}", content=content).ok(201)
+        changes = [
+            {"path": "src/new.py", "kind": "added", "objectId": "1" * 40},
+            {"path": "old.py", "kind": "removed"},
+        ]
+        made = files(kind="candidate", baseWorkspaceId=base, changes=changes, changeCount=2)
+        mate.post(f"{path}/assignments/{given.assignment_id}/workspaces", made).ok(201)
+        page.wait_for_selector("li.is-added:has-text('src/new.py')")
+        page.click("main button:has-text('Promote')")
+        page.click("dialog >> text=Promote >> nth=-1")
+        page.wait_for_selector("tr:has-text('whole'):has-text('a person')")
+        page.wait_for_selector(".handle:has-text('selected')")
+        peer.finish(given.assignment_id)
+    page.goto(f"{api.url}/console/runs/{run}/tasks/only")
+    page.wait_for_selector(".handle li.is-removed:has-text('old.py')")

@@ -15,6 +15,7 @@ import { Artifacts, Files, Results } from "./run-leavings.js";
 import { Map } from "./run-map.js";
 import { Metrics } from "./run-metrics.js";
 import { Lanes, Timeline } from "./run-times.js";
+import { Workspaces } from "./run-workspaces.js";
 
 /** @param {{run: string}} props */
 export function Run({ run: reference }) {
@@ -39,12 +40,13 @@ export function Run({ run: reference }) {
       <div class="run-bar"><${Progress} counts=${counts} tall /></div>
     <//>
     ${error && html`<${Problem} error=${error} retry=${() => model.load()} />`}
-    <${Tabs} name="tab" label="Parts of the run" tabs=${[["overview", "Overview"], ["results", "Results"], ["artifacts", "Artifacts"], ["metrics", "Metrics"], ["files", "Files"]]} />
+    <${Tabs} name="tab" label="Parts of the run" tabs=${[["overview", "Overview"], ["results", "Results"], ["artifacts", "Artifacts"], ["metrics", "Metrics"], ["promotions", "Promotions"], ["files", "Reserved files"]]} />
     <${Panel} name="tab" chosen=${tab}>
       ${tab === "overview" && html`<${Overview} model=${model} counts=${counts} />`}
       ${tab === "results" && html`<${Results} model=${model} />`}
       ${tab === "artifacts" && html`<${Artifacts} run=${run} />`}
       ${tab === "metrics" && html`<${Metrics} model=${model} />`}
+      ${tab === "promotions" && html`<${Workspaces} model=${model} />`}
       ${tab === "files" && html`<${Files} run=${run} />`}
     <//>`;
 }

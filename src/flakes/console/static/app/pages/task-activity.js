@@ -38,6 +38,8 @@ const SENTENCES = {
   "workpad.updated": ["SAVED", (d) => `Version ${d.version} of the workpad was saved by ${d.author?.kind === "assignment" ? "the task" : "a person"}`],
   "files.reserved": ["SAVED", (d) => `It reserved ${d.count === 1 ? d.selectors?.[0]?.path ?? "a path" : `${d.count} paths`}`],
   "files.released": ["SAVED", (d) => `It gave up ${d.count} ${d.count === 1 ? "reservation" : "reservations"}`],
+  "workspace.created": ["CREATED", (d) => `Its files were stored${d.changes != null ? `, ${d.changes} changed` : ""}`],
+  "workspace.promoted": ["SUCCEEDED", (d) => `The ref ${d.ref} was moved to version ${d.version}`],
   "artifact.created": ["QUEUED", (d) => `The artifact ${d.name ?? d.kind} was announced`],
   "artifact.ready": ["SUCCEEDED", (d) => `The artifact ${d.name ?? d.kind} is ready`],
   "artifact.deleted": ["CANCELLED", (d) => (d.reason === "abandoned" ? "An artifact was never finished, and is gone" : "An artifact was deleted")],

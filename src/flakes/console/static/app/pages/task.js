@@ -14,6 +14,7 @@ import { Explain } from "./explain.js";
 import { Activity } from "./task-activity.js";
 import { Log } from "./task-log.js";
 import { ResultView } from "./task-result.js";
+import { TaskFiles } from "./run-workspaces.js";
 import { Messages, Question } from "./task-talk.js";
 import { Transcript } from "./task-transcript.js";
 import { Workpad } from "./task-workpad.js";
@@ -60,7 +61,7 @@ function Loaded({ task, model, trail, reload, error }) {
           ${tab === "brief" && html`<${Brief} task=${task} result=${result.data} />`}
           ${tab === "transcript" && html`<${Transcript} task=${task} reload=${reload} />${task.status === "RUNNING" && html`<div class="log-talk"><${Messages} task=${task} most=${2} /></div>`}`}
           ${tab === "log" && html`<${Log} task=${task} />${task.status === "RUNNING" && html`<div class="log-talk"><${Messages} task=${task} most=${2} /></div>`}`}
-          ${tab === "result" && (over ? (result.data ? html`<${ResultView} result=${result.data} />` : result.error ? html`<${Problem} error=${result.error} />` : null) : html`<p class="muted">It has not ended yet.</p>`)}
+          ${tab === "result" && (over ? (result.data ? html`<${ResultView} result=${result.data} /><${TaskFiles} task=${task} />` : result.error ? html`<${Problem} error=${result.error} />` : null) : html`<p class="muted">It has not ended yet.</p>`)}
           ${tab === "workpad" && html`<${Workpad} task=${task} />`}
           ${tab === "children" && html`<${Children} task=${task} />`}
           ${tab === "messages" && html`<${Messages} task=${task} />`}
