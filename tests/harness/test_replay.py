@@ -257,3 +257,41 @@ def test_a_journal_that_takes_no_more_ends_the_run(monkeypatch: pytest.MonkeyPat
     assert ended.error is not None
     assert ended.error.code == "journal_full"
     assert engine.count == 0, "nothing is done that is not written down first"
+
+
+def test_another_try_takes_what_succeeded_and_begins_again_what_failed() -> None:
+    body = """
+        good = ctx.command("good", key="good")
+        bad = ctx.command("bad", key="bad")
+        got = await ctx.signal("go")
+        async with ctx.group("g", join="all_settled") as group:
+            group.command("in", key="member")
+        await good
+        await ctx.command("after", inputs=[await bad], key="after")
+        return ctx.succeeded(got=got, keys=[good.key, bad.key, group.children[0].key])
+    """
+    broken = [True]
+
+    def children(child: FixtureChild) -> Any:
+        return Failed("not yet") if broken and child.key.startswith("bad") else Done("well")
+
+    ended, engine = ran(body, Case("case", children, signals={"go": [1]}))
+    assert ended.error is not None
+    assert (ended.error.code, engine.count) == ("child_unsuccessful", 3)
+    again_ = None
+    for _ in range(10):
+        again_ = again(body, engine)
+        if again_.error is not None:
+            break
+    assert again_ is not None
+    assert again_.error is not None, "it fails a second time: a third try is needed"
+    broken.clear()
+    for _ in range(10):
+        again_ = again(body, engine)
+        if again_.status != "yielded":
+            break
+    assert again_.outcome is not None, again_.error
+    assert again_.outcome.data == {"got": 1, "keys": ["good", "bad-r3", "member"]}
+    keys = [each.seen.key for each in engine._children.values()]
+    assert keys == ["good", "bad", "member", "bad-r2", "bad-r3", "after"]
+    assert again(body, engine).outcome == again_.outcome

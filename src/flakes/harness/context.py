@@ -28,6 +28,7 @@ class Context(Generic[A]):
     def __init__(self, replay: Replay, args: A, defaults: Defaults, task: around.Task) -> None:
         self._replay = replay
         self._spawner = Spawner(replay, defaults, task.task_id)
+        self._signals: dict[str, int] = {}
         self.args = args
         self.task = task
         self.output = Outputs()
@@ -142,7 +143,12 @@ class Context(Generic[A]):
         """Wait for the next signal of that name, and give what it carried."""
         if not is_key(name):
             raise HarnessError("signal_invalid", f"{name!r} is not the name of a signal", "use a-z, 0-9 and single dashes")
-        return await self._replay.result(self._replay.start("signal", {"name": name}, f"signal {name}"))
+        before = self._replay.earlier.signals.get(name, [])
+        number = self._signals.get(name, 0)
+        self._signals[name] = number + 1
+        extra = {"name": name} | ({"reused": before[number]} if number < len(before) else {})
+        effect = self._replay.start("signal", {"name": name}, f"signal {name}", lambda: extra)
+        return await self._replay.result(effect)
 
     def patched(self, name: str) -> bool:
         """Whether the code of a change runs: no in a replay of what was done before the change."""

@@ -17,12 +17,13 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something to wait for. `id` is the effect's; `about` by kind: `children` {taskIds, need},
+    """Something to wait for. `id` is the effect's, `name` its operation id; `about` by kind: `children` {taskIds, need},
     `group` {group, taskIds}, `timer` {delayMs, dueMs} (Unix time), `signal` {name}."""
 
     id: int
     kind: Literal["children", "group", "timer", "signal"]
     about: dict[str, Any]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

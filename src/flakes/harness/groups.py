@@ -62,7 +62,11 @@ class Group:
 
     async def open(self) -> Group:
         """Open it; what is in the group before is an error."""
-        await self._replay.call("group.open", self._request, f"open group {self.key}")
+        effect = self._replay.start(
+            "call", {"operation": "group.open", "body": self._request, "named": False}, f"open group {self.key}",
+            lambda: {"group": self._request["groupKey"]},
+        )  # fmt: skip
+        await self._replay.result(effect)
         return self
 
     async def close(self) -> None:
@@ -72,13 +76,13 @@ class Group:
             # A child that was not made yet would find the group closed.
             for each in self.children:
                 await each.task_id()
-            await self._replay.call("group.close", {"group": self.key}, f"close group {self.key}")
+            await self._replay.call("group.close", {"group": self._request["groupKey"]}, f"close group {self.key}")
 
     async def wait(self) -> list[Result[Any]]:
         """Wait until the group is settled: the results of the children that have ended by then. Raises
         `ChildFailed` where the rule of the group was not met."""
         await self.close()
-        effect = self._replay.start("group", {"group": self.key, "spawns": [each.spawn.id for each in self.children]}, f"wait for group {self.key}")
+        effect = self._replay.start("group", {"group": self._request["groupKey"], "spawns": [each.spawn.id for each in self.children]}, f"wait for group {self.key}")
         answer = await self._replay.result(effect)
         self.status = answer["status"]
         by_id = {each.spawn.id: each for each in self.children}
@@ -90,11 +94,11 @@ class Group:
 
     async def state(self) -> dict[str, Any]:
         """How it stands: `status`, `counts`."""
-        return await self._replay.call("group.status", {"group": self.key}, f"status of group {self.key}")
+        return await self._replay.call("group.status", {"group": self._request["groupKey"]}, f"status of group {self.key}")
 
     async def cancel(self, reason: str = "cancelled by its parent") -> None:
         """Cancel the children of it that still live."""
-        body = {"group": self.key, "reason": reason}
+        body = {"group": self._request["groupKey"], "reason": reason}
         await self._replay.call("group.cancel", body, f"cancel group {self.key}")
 
     @property
@@ -125,7 +129,7 @@ class Group:
 
         if self._closed:
             raise HarnessError("child_invalid", f"the group `{self.key}` is closed", "open another one")
-        return Options.of(more | {"group": self.key})
+        return Options.of(more | {"group": self._request["groupKey"], "join": self.join})
 
 
 class Groups:
@@ -154,5 +158,5 @@ class Groups:
         if join not in JOINS or (need is not None) != (join == "quorum"):
             raise HarnessError("child_invalid", f"`join={join!r}, need={need}` is no rule", f"one of {', '.join(JOINS)}; `need` goes with quorum")
         self._keys.add(key)
-        asked = {"groupKey": key, "join": join, "quorum": need, "maxChildren": max_children, "name": name}
+        asked = {"groupKey": self._replay.earlier.group(key), "join": join, "quorum": need, "maxChildren": max_children, "name": name}
         return Group(self._replay, self._spawner, key, join, {name: each for name, each in asked.items() if each is not None})

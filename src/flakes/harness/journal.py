@@ -9,6 +9,7 @@ Entries are JSON objects; `k` is what they are:
 - `settle` {ids, values | error, ms}: effects settled, and this was delivered to the code next.
 - `log`: a line was said; it is not said again.
 - `finish` {status, digest}: the harness ended.
+- `try` {number}: it had failed and was tried again; what is before is over (`earlier`).
 
 Between two `settle` entries the code runs without anything from outside: a *turn*. A replay compares what
 it does with the entries as it does it, and leaves the journal only behind its end.
@@ -21,6 +22,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from flakes.harness.earlier import Earlier
 from flakes.harness.engine import Engine, Entry
 from flakes.harness.errors import Diverged, HarnessError
 
@@ -36,9 +38,10 @@ class Journal:
         self._entries: list[Entry] = []
         self._next = 0
         self._durable = 0
+        self.earlier = Earlier()
 
-    def load(self) -> None:
-        """Read it whole; raises `HarnessError` (`journal_unreadable`)."""
+    def load(self, *, retries: bool = True) -> None:
+        """Read it whole, and begin another try where it ends with a failure and `retries`; raises `HarnessError` (`journal_unreadable`)."""
         more = True
         while more:
             entries, more = self._engine.read_journal(len(self._entries))
@@ -46,6 +49,21 @@ class Journal:
                 raise HarnessError("journal_unreadable", "the journal ends before its end", "try again")
             self._entries += entries
         self._durable = len(self._entries)
+        self._split(retries)
+
+    def _split(self, retries: bool) -> None:
+        """Go to the last try, or begin another one."""
+        begins = 0
+        for place, each in enumerate(self._entries):
+            if each["k"] == "try":
+                self.earlier.add(self._entries[begins:place])
+                begins = place + 1
+        last = self._entries[-1] if self._entries else {}
+        if retries and last.get("k") == "finish" and last["status"] == "failed":
+            self.earlier.add(self._entries[begins:])
+            self._append({"k": "try", "number": self.earlier.number})
+            begins = len(self._entries)
+        self._next = begins
 
     @property
     def replaying(self) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
 
+from flakes.harness.earlier import Earlier
 from flakes.harness.effects import WAITS, Effect, place
 from flakes.harness.engine import Condition, Engine
 from flakes.harness.errors import Diverged, EngineGone, HarnessError
@@ -38,7 +39,7 @@ class Replay:
 
     def __init__(
         self, engine: Engine, digest: str, files: Collection[str], *, versioned: bool = False,
-        hold_s: float | None = None,
+        hold_s: float | None = None, retries: bool = True,
     ) -> None:  # fmt: skip
         self.engine = engine
         self.journal = Journal(engine)
@@ -47,6 +48,7 @@ class Replay:
         self._files = files
         self._versioned = versioned
         self._hold_s = hold_s
+        self._retries = retries
         self._effects: list[Effect] = []
         self._open: dict[int, Effect] = {}
         self._came: list[_Came] = []
@@ -57,6 +59,11 @@ class Replay:
         self._patches: dict[str, bool] = {}
         self.yielded = False
         self.ended = False
+
+    @property
+    def earlier(self) -> Earlier:
+        """What earlier tries have left."""
+        return self.journal.earlier
 
     # ---- for the context: what the module asks
 
@@ -160,7 +167,7 @@ class Replay:
     def run(self, main: Callable[[], Awaitable[Any]]) -> Any:
         """Run it to its end, or until it has to yield (`yielded`; the answer is None). Raises what the module
         raises, `HarnessError`s of its own, and `EngineGone`."""
-        self.journal.load()
+        self.journal.load(retries=self._retries)
         self._open_journal()
         task = self.loop.create_task(cast(Coroutine[Any, Any, Any], main()), name="main")
         try:
@@ -250,6 +257,7 @@ class Replay:
 
     def _perform(self) -> None:
         """Do what was begun and not done yet; what came of it is delivered one by one."""
+        self._reuse()
         todo = [each for each in self._open.values() if each.kind not in WAITS and not each.performed]
         if todo:
             self.journal.flush()
@@ -257,15 +265,22 @@ class Replay:
         for batch in _batches(spawns):
             group = _group_of(batch[0])
             self._attempt(batch, "task.spawn", {
-                "operationId": f"harness-{batch[0].id}", "tasks": [each.request["task"] for each in batch],
+                "operationId": self.earlier.name(batch[0].id), "tasks": [each.request["task"] for each in batch],
                 "detached": batch[0].request["detached"],
             } | ({"group": group} if group else {}))  # fmt: skip
         for each in todo:
             if each.kind == "call":
                 body = dict(each.request["body"])
                 if each.request["named"]:
-                    body["operationId"] = f"harness-{each.id}"
+                    body["operationId"] = self.earlier.name(each.id)
                 self._attempt([each], each.request["operation"], body)
+
+    def _reuse(self) -> None:
+        """Take from earlier tries what they have left: children that succeeded, signals that came."""
+        for each in self._open.values():
+            if "reused" in each.extra and not each.performed:
+                each.performed = True
+                self._came.append(_Came([each], [each.extra["reused"]]))
 
     def _attempt(self, effects: list[Effect], operation: str, body: dict[str, Any]) -> None:
         for each in effects:
@@ -281,7 +296,7 @@ class Replay:
 
     def _wait(self) -> bool:
         """Wait until something settles; False when the task has to yield."""
-        waits = [each for each in self._open.values() if each.kind in WAITS and each.wanted]
+        waits = [each for each in self._open.values() if each.kind in WAITS and each.wanted and not each.performed]
         for each in waits:
             if (error := _hopeless(each, self._effects)) is not None:
                 self._came.append(_Came([each], [], error))
@@ -292,7 +307,7 @@ class Replay:
                 "await an effect of `ctx`, or a task or future that another task of the module completes",
             )  # fmt: skip
         self.journal.flush()
-        conditions = [Condition(each.id, each.kind, self._about(each)) for each in waits]  # pyright: ignore[reportArgumentType]
+        conditions = [Condition(each.id, each.kind, self._about(each), self.earlier.name(each.id)) for each in waits]  # pyright: ignore[reportArgumentType]
         settled = self.engine.wait(conditions, self._hold_s)
         self._came = [_Came([self._open[each.id]], [each.value], each.error) for each in settled]
         return bool(self._came)

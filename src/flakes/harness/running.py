@@ -26,6 +26,8 @@ class Given:
     args: Any = None
     defaults: Any = None
     hold_s: float | None = None
+    retries: bool = True
+    """Whether a journal that ends with a failure begins another try; otherwise it is only replayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,9 @@ def run(given: Given, engine: Engine) -> Ended:
     try:
         harness = load(given.source, say)
         replay = Replay(
-            engine, given.source.digest, given.source.names, versioned=harness.versioned, hold_s=given.hold_s
-        )
+            engine, given.source.digest, given.source.names, versioned=harness.versioned, hold_s=given.hold_s,
+            retries=given.retries,
+        )  # fmt: skip
         defaults = Defaults.of(given.defaults or {}).over(harness.defaults)
         context = Context(replay, harness.arguments(given.args), defaults, given.task)
         returned = replay.run(lambda: harness.main(context))

@@ -15,6 +15,7 @@ from flakes.harness.children import Child, Result
 from flakes.harness.declaring import PRIMARY, OutputSpec, spec_of
 from flakes.harness.definition import Defaults
 from flakes.harness.errors import HarnessError
+from flakes.harness.journal import digest_of
 from flakes.harness.replay import Replay
 from flakes.harness.schemas import encoded
 
@@ -51,6 +52,7 @@ class Options:
     workspaces: Mapping[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
+    join: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
@@ -130,10 +132,15 @@ class Spawner:
                 "hand large things over as outputs: `inputs=[child]`",
             )  # fmt: skip
         self.count += 1
+        earlier = self._replay.earlier
+        asked, join = digest_of(task), options.join
+        reused = earlier.reused(asked, join)
+        task["taskKey"] = earlier.key(key, asked, join)
+        extra = {"asked": asked, "own": key, "key": task["taskKey"]} | ({"reused": reused} if reused else {})
         request = {"task": task, "group": options.group, "detached": options.detached}
         what = f"{'command' if definition['adapter'] == 'command' else 'agent'} {title!r}"
-        effect = self._replay.start("spawn", request, what)
-        return Child(self._replay, effect, key, specs, live=options.live)
+        effect = self._replay.start("spawn", request, what, lambda: extra)
+        return Child(self._replay, effect, task["taskKey"], specs, live=options.live)
 
     def _key(self, title: str, given: str | None) -> str:
         if given is not None and not is_key(given):

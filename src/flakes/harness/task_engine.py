@@ -18,7 +18,6 @@ RESULTS_MAX: Final = 256
 """Results of children in one request."""
 FETCHED_BYTES_MAX: Final = 4 * 1024 * 1024
 """Outputs that come with the results of one wait; others are read by themselves."""
-WAIT_NAME: Final = "harness-wait-{}"
 
 
 class TaskEngine:
@@ -42,7 +41,13 @@ class TaskEngine:
             raise HarnessError("journal_full", f"the journal takes no more: {error.message}", error.fix) from error
 
     def perform(self, operation: str, body: dict[str, Any]) -> Any:
-        return self._link.ask(operation, body)
+        try:
+            return self._link.ask(operation, body)
+        except HarnessError as error:
+            saved = error.details.get("current") or {}
+            if operation == "workpad.save" and saved.get("bodyMarkdown") == body["bodyMarkdown"]:
+                return saved  # it was saved before, and the answer was lost
+            raise
 
     def wait(self, conditions: Sequence[Condition], hold_s: float | None) -> list[Settled]:
         """Asked for one by one: held on the first, and yielded on all when none has settled by then."""
@@ -89,7 +94,7 @@ class TaskEngine:
                 on = {"name": about["name"]}
         try:
             wait = self._link.ask("task.wait", {
-                "operationId": WAIT_NAME.format(condition.id), "on": {"kind": condition.kind} | on,
+                "operationId": condition.name, "on": {"kind": condition.kind} | on,
                 "holdS": hold_s, "yields": yields,
             })  # fmt: skip
         except HarnessError as error:

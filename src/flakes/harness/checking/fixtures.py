@@ -42,6 +42,7 @@ class FixtureEngine:
         self._groups: dict[str, dict[str, Any]] = {}
         self._signals = {name: list(values) for name, values in case.signals.items()}
         self._workpad = ("", 0)
+        self._waits: dict[str, Settled] = {}
         self._ms = BEGIN_MS
         self._random = random.Random(case.seed)  # noqa: S311
         self._yielded: tuple[int, ...] = ()
@@ -61,8 +62,8 @@ class FixtureEngine:
 
     def append_journal(self, at: int, entries: Sequence[Entry]) -> None:
         self._check("write to its journal")
-        assert at == len(self._entries)
-        self._entries += json.loads(json.dumps(list(entries)))
+        assert at <= len(self._entries)
+        self._entries[at:] = json.loads(json.dumps(list(entries)))
 
     def perform(self, operation: str, body: dict[str, Any]) -> Any:
         self._check(operation)
@@ -73,6 +74,14 @@ class FixtureEngine:
 
     def wait(self, conditions: Sequence[Condition], hold_s: float | None) -> list[Settled]:
         self._check("wait")
+        known = [self._waits[each.name] for each in conditions if each.name in self._waits]
+        if known:
+            return known
+        found = self._look(conditions)
+        self._waits |= {each.name: settled for each in conditions for settled in found if settled.id == each.id}
+        return found
+
+    def _look(self, conditions: Sequence[Condition]) -> list[Settled]:
         asked = tuple(each.id for each in conditions)
         if asked != self._yielded:
             self._yielded = asked
@@ -103,7 +112,7 @@ class FixtureEngine:
                 if len(ended) >= about["need"]:
                     found.append(Settled(each.id, [_body(child) for child in ended]))
             elif each.kind == "group" and (status := self._stands(about["group"])) != "CLOSED":
-                members = [child for child in self._members(about["group"]) if child.status != "RUNNING"]
+                members = [self._children[key] for key in about["taskIds"] if self._children[key].status != "RUNNING"]
                 found.append(Settled(each.id, {"status": status, "children": [_body(child) for child in members]}))
             elif each.kind == "signal" and self._signals.get(about["name"]):
                 found.append(Settled(each.id, self._signals[about["name"]].pop(0)))
@@ -209,7 +218,8 @@ class FixtureEngine:
         return {"bodyMarkdown": self._workpad[0], "version": self._workpad[1]}
 
     def _workpad_save(self, body: dict[str, Any]) -> Any:
-        self._workpad = (body["bodyMarkdown"], self._workpad[1] + 1)
+        if body["baseVersion"] == self._workpad[1]:
+            self._workpad = (body["bodyMarkdown"], self._workpad[1] + 1)
         return {"version": self._workpad[1]}
 
     def _inbox_read(self, _: dict[str, Any]) -> Any:
