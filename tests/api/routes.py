@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from api import accounts
 from api.browser import Browser
@@ -22,6 +24,10 @@ from flakes.server.routing import Endpoint
 from flakes.wire.host_stream import Stop
 from flakes.wire.sandbox_stream import Drain
 from flakes.wire.tasks import Output
+from flakes.workspace.capture import capture
+from flakes.workspace.commits import commit
+from flakes.workspace.git import Git
+from flakes.workspace.packs import pack
 
 Case = Callable[["World", str], Answer]
 CASES: dict[tuple[str, str], Case] = {}
@@ -842,6 +848,39 @@ def _store_workspace(world: World, path: str) -> Answer:
     answer = world.api.post(path, workspace_of("d" * 40))
     assert answer.json["packs"] == [{"digest": DIGEST, "sizeBytes": len(BLOB)}]
     return answer
+
+
+@case("GET", "/v1/workspaces/{workspaceId}/diff")
+def _diff(world: World, path: str) -> Answer:
+    made = diffed(world.api, {"a": b"one\n"}, {"a": b"two\n"})
+    answer = world.api.get(path.format(workspaceId=made[1]))
+    assert answer.ok(200)["files"][0]["patch"].endswith("-one\n+two\n")
+    return answer
+
+
+def diffed(api: Api, *states: dict[str, bytes]) -> list[str]:
+    """Handles of real commits, each made from the one before it."""
+    made: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        git = Git.at(Path(scratch) / "objects.git")
+        packs: list[dict[str, object]] = []
+        parents: list[str] = []
+        for number, files in enumerate(states):
+            place = Path(scratch) / f"files-{number}"
+            for relative, content in files.items():
+                (place / relative).parent.mkdir(parents=True, exist_ok=True)
+                (place / relative).write_bytes(content)
+            tree = capture(git.over(place, Path(scratch) / "index"))
+            own = commit(git, tree, "Files", parents=parents)
+            pack(git, own, without=parents, to=Path(scratch) / "pack")
+            content = (Path(scratch) / "pack").read_bytes()
+            artifact = api.post("/v1/artifacts", artifact_of(content) | {"kind": "workspace-pack"}).ok(201)
+            packs.append({"digest": artifact["digest"], "sizeBytes": len(content)})
+            fields = {"baseWorkspaceId": made[-1]} if made else {}
+            body = {"commit": own, "tree": tree, "packs": packs, **fields}
+            made.append(api.post("/v1/workspaces", body).ok()["workspaceId"])
+            parents = [own]
+    return made
 
 
 @case("GET", "/v1/workspaces/{workspaceId}/packs/{digest}")

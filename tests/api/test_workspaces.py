@@ -5,6 +5,7 @@ The server looks into no commit, so these are made up; tests/e2e has real ones.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import secrets
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from api.caller import Api, name, task
 from api.peer import SandboxPeer, adapter, sandbox
 from api.plane import Server
-from api.routes import artifact_of
+from api.routes import artifact_of, diffed
 from embedded_servers import wait_until
 from flakes.store import workspaces
 from flakes.wire.sandbox_stream import Assignment
@@ -266,3 +267,59 @@ def test_snapshots_that_nobody_uses_go_in_time(server: Server, api: Api) -> None
         conn.execute(statement, {"kept_s": workspaces.UNBOUND_KEPT_S, "limit": 100})
     api.get(f"/v1/workspaces/{unused}").refused("not_found")
     api.get(f"/v1/workspaces/{used}").ok()
+
+
+def test_a_diff_comes_in_pages_and_holds_any_bytes(api: Api, other: Api) -> None:
+    before = {
+        "a.txt": b"one\n",
+        "gone": b"x\n",
+        "latin": b"caf\xe9\n",
+        "pic": b"\0\1",
+        "same": b"s\n",
+    }
+    after = {
+        "a.txt": b"two\nthree\n", "latin": b"th\xe9\n", "pic": b"\0\2", "same": b"s\n",
+        "big": b"line\n" * 300_000, "dir/new": b"no end of line",
+    }  # fmt: skip
+    base, new = diffed(api, before, after)
+    path = f"/v1/workspaces/{new}/diff"
+    whole = api.get(path).ok(200)
+    assert (whole["fileCount"], whole["baseWorkspaceId"]) == (6, base)
+    files = {each["path"]: each for each in whole["files"]}
+    assert {key: (f["kind"], f.get("omitted")) for key, f in files.items()} == {
+        "a.txt": ("changed", None), "big": ("added", "too_large"), "dir/new": ("added", None),
+        "gone": ("removed", None), "latin": ("changed", None), "pic": ("changed", "binary"),
+    }  # fmt: skip
+    assert (files["a.txt"]["addedLines"], files["a.txt"]["removedLines"]) == (2, 1)
+    assert files["dir/new"]["patch"].endswith("+no end of line\n\\ No newline at end of file\n")
+    assert b"+th\xe9" in base64.b64decode(files["latin"]["patchBase64"])
+    pages: list[dict[str, Any]] = []
+    cursor = None
+    while cursor is not None or not pages:
+        page = api.get(path, limit=4, **({"cursor": cursor} if cursor else {})).ok(200)
+        pages += page["files"]
+        cursor = page.get("nextCursor")
+    assert pages == whole["files"]
+    bare = api.get(path, patches="false").ok(200)["files"]
+    assert {each["omitted"] for each in bare} == {"not_asked"}
+    back = api.get(f"/v1/workspaces/{base}/diff", base=new).ok(200)
+    assert [each["kind"] for each in back["files"]] == [
+        "changed", "removed", "removed", "added", "changed", "changed",
+    ]  # fmt: skip
+    api.get(f"/v1/workspaces/{base}/diff").refused("workspace_none")
+    api.get(path, cursor="x").refused("invalid_request")
+    other.get(path).refused("not_found")
+    fake = stored(api, baseWorkspaceId=base)
+    api.get(f"/v1/workspaces/{fake}/diff").refused("workspace_pack_damaged")
+
+
+def test_a_file_that_became_a_directory(api: Api) -> None:
+    _, new = diffed(api, {"a": b"x\n", "b": b"y\n"}, {"a/in": b"x\n", "b": b"z\n"})
+    files = api.get(f"/v1/workspaces/{new}/diff").ok(200)["files"]
+    assert [(each["path"], each["kind"]) for each in files] == [
+        ("a", "removed"),
+        ("a/in", "added"),
+        ("b", "changed"),
+    ]
+    assert "-x" in files[0]["patch"]
+    assert "+x" in files[1]["patch"]

@@ -30,6 +30,8 @@ NAMING_COLUMNS = {
     ("runs", "definition_digest"): "no blob: of the run's definition",
     ("run_graphs", "digest"): "no blob: of a graph's definition",
     ("permissions", "asked_digest"): "no blob: of a question",
+    ("task_spawns", "digest"): "no blob: of a request for children",
+    ("waits", "digest"): "no blob: of what is waited for",
     ("idempotency_keys", "key_digest"): "no blob: of a key",
     ("idempotency_keys", "body_digest"): "no blob: of a request",
     ("rate_limits", "key_digest"): "no blob: of what is limited",

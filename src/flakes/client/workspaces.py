@@ -67,6 +67,22 @@ class WorkspaceMethods(ArtifactMethods):
     async def get_workspace(self, workspace_id: str) -> workspaces.WorkspaceHandle:
         return await self._transport.call("GET", _path(workspace_id), workspaces.WorkspaceHandle)
 
+    async def workspace_diff(
+        self,
+        workspace_id: str,
+        *,
+        base: str | None = None,
+        patches: bool = True,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> workspaces.WorkspaceDiff:
+        """A page of what differs from the handle `base`, by default the one that it was made from."""
+        params = {
+            "base": base, "patches": None if patches else "false", "limit": limit, "cursor": cursor,
+        }  # fmt: skip
+        path = _path(workspace_id, "diff")
+        return await self._transport.call("GET", path, workspaces.WorkspaceDiff, params=params)
+
     async def download_pack(
         self, workspace_id: str, pack: workspaces.WorkspacePack, target: Path
     ) -> None:

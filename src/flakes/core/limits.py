@@ -50,6 +50,11 @@ WORKSPACE_SCOPE_MAX: Final = 256
 WORKSPACE_CHANGES_MAX: Final = 2_000
 """Changed paths that a handle names."""
 WORKSPACE_INPUTS_MAX: Final = 16
+WORKSPACE_DIFF_FILE_BYTES_MAX: Final = MIB
+"""A larger file has no patch in an answer of the server; `flakes diff` has it."""
+WORKSPACE_DIFF_PAGE_BYTES_MAX: Final = 4 * MIB
+WORKSPACE_DIFF_PACKS_BYTES_MAX: Final = GIB
+"""Packs of one handle that the server takes in to compare."""
 
 LOG_LINE_BYTES_MAX: Final = 8 * KIB
 TASK_LOG_SIZE_BYTES_MAX: Final = 64 * MIB

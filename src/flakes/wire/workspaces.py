@@ -32,6 +32,8 @@ RefName = Annotated[
 Kind = Literal["snapshot", "output", "candidate", "merged"]
 """The user's files; what a task declared; everything else it changed; several brought together."""
 Mode = Literal["replace_bounded_paths", "fast_forward"]
+Omitted = Literal["binary", "too_large", "not_asked", "submodule"]
+"""Why there is no patch of a path."""
 Path = Annotated[str, Meta(max_length=limits.WORKSPACE_PATH_LENGTH_MAX)]
 
 
@@ -146,6 +148,30 @@ class RunWorkspaces(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     refs: list[WorkspaceRef]
     workspaces: list[WorkspaceHandle]
     promotions: list[WorkspacePromotion]
+    next_cursor: str | None = None
+
+
+class WorkspaceFileDiff(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """One path that differs. A patch that is not UTF-8 comes as `patchBase64`; why there is none says `omitted`."""
+
+    path: str
+    kind: Literal["added", "changed", "removed"]
+    old_mode: str
+    new_mode: str
+    added_lines: int | None = None
+    removed_lines: int | None = None
+    patch: str | None = None
+    patch_base64: bytes | None = None
+    omitted: Omitted | None = None
+
+
+class WorkspaceDiff(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """A page of what differs between two handles, in git's order. `fileCount` is of all pages."""
+
+    base_workspace_id: str
+    workspace_id: str
+    file_count: int
+    files: list[WorkspaceFileDiff]
     next_cursor: str | None = None
 
 

@@ -63,10 +63,14 @@ def lines(git: Git, old: str, new: str) -> dict[str, Lines]:
     return found
 
 
-def patch(git: Git, old: str, new: str, paths: Sequence[str] = ()) -> bytes:
-    """A patch from one commit to another, binary files included; of these exact paths only, when given."""
+def patch(
+    git: Git, old: str, new: str, paths: Sequence[str] = (), *, binary: bool = True
+) -> bytes:
+    """A patch from one commit to another, of these paths only, when given. Without `binary`, a sentence stands
+    for what is in binary files."""
+    form = ["--binary"] if binary else []
     limited = ["--", *paths] if paths else []
-    return git.run("diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-textconv",
+    return git.run("diff-tree", "-r", "-p", *form, "--full-index", "--no-renames", "--no-textconv",
                    "--no-ext-diff", old, new, *limited)  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from flakes.store import garbage, promotions, runs, workspaces
 from flakes.store.blobs import BlobError
 from flakes.store.ledger import Ledger
 from flakes.store.workspaces import Place
+from flakes.wire.codec import Issue
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.tasks import Blob
 from flakes.wire.workspaces import (
@@ -28,6 +29,7 @@ from flakes.wire.workspaces import (
     Promoted,
     PromotionPost,
     RunWorkspaces,
+    WorkspaceDiff,
     WorkspaceHandle,
     WorkspacePost,
 )
@@ -68,6 +70,37 @@ async def get(call: Call) -> WorkspaceHandle:
     """Read a handle, with the paths that it changes."""
     async with call.plane.database.connection() as conn:
         return await workspaces.get(conn, call.owner_id, call.path["workspaceId"])
+
+
+class DiffQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Query of a diff."""
+
+    base: str | None = None
+    """A handle to compare with; by default the one that it was made from."""
+    limit: PageLength = limits.PAGE_LENGTH_DEFAULT
+    cursor: str | None = None
+    patches: bool = True
+
+
+async def diff(call: Call) -> WorkspaceDiff:
+    """Compare a handle with another one, or with the one that it was made from: a page of paths and patches."""
+    query: DiffQuery = call.query
+    limit = bounded(query.limit)
+    start = query.cursor or "0"
+    if not (start.isascii() and start.isdigit() and len(start) < 10):
+        raise ApiError("invalid_request", "the cursor is not one of a diff", "leave it out, or take nextCursor", issues=[Issue(path="cursor", message="is not one of a diff")])
+    async with call.plane.database.connection() as conn:
+        new = await workspaces.get(conn, call.owner_id, call.path["workspaceId"])
+        base_id = query.base or new.base_workspace_id
+        if base_id is None:
+            raise ApiError("workspace_none", "the workspace was made from no other one", "name one to compare with: ?base=")
+        base = await workspaces.get(conn, call.owner_id, base_id)
+    try:
+        return await call.plane.diffs.page(
+            base, new, start=int(start), limit=limit, patches=query.patches
+        )
+    except BlobError as error:
+        raise refused(error) from error
 
 
 async def pack(call: Call) -> Response:
@@ -230,6 +263,8 @@ ENDPOINTS = [
     Endpoint("POST", "/v1/workspaces", create, WorkspaceHandle, WorkspacePost, creates=True,
              tag="workspaces", errors=_STORING),
     Endpoint("GET", _ONE, get, WorkspaceHandle, tag="workspaces"),
+    Endpoint("GET", f"{_ONE}/diff", diff, WorkspaceDiff, query=DiffQuery, tag="workspaces",
+             errors=("workspace_none", "workspace_pack_damaged", "git_missing", "limit_exceeded", "storage_full")),
     Endpoint("GET", f"{_ONE}/packs/{{digest}}", pack, bytes, tag="workspaces", also=_PARTIAL,
              errors=("range_not_satisfiable", "storage_full")),
     Endpoint("GET", "/v1/runs/{run}/workspaces", of_run, RunWorkspaces, query=RunWorkspacesQuery,
