@@ -290,3 +290,108 @@ def test_several_tasks_are_named_when_nothing_is_selected(
     out, err = flakes("diff", key, "--name-only")
     assert out == "a.txt\n"
     assert "1 task has changes that are not in this" in err
+
+
+TRAPS = """\
+[core]
+	fsmonitor = {trap}
+	hooksPath = {hooks}
+	sshCommand = {trap}
+	editor = {trap}
+	pager = {trap}
+	attributesFile = {attributes}
+[filter "evil"]
+	clean = {trap}
+	smudge = {trap}
+	process = {trap}
+	required = true
+[diff "evil"]
+	command = {trap}
+	textconv = {trap}
+[diff]
+	external = {trap}
+[merge "evil"]
+	driver = {trap}
+[credential]
+	helper = {trap}
+[gpg]
+	program = {trap}
+[commit]
+	gpgSign = true
+[submodule "inner"]
+	url = ext::{trap}
+	update = !{trap}
+[alias]
+	rev-parse = !{trap}
+"""
+ODD = [
+    "-rf",
+    "--",
+    "new\nline",
+    'quo"te',
+    "tab\there",
+    "back\\slash",
+    " space ",
+    "ünïcode",
+    "$(touch x)",
+    ":(top)x",
+    "b\udce9ytes",
+]
+
+
+def test_a_hostile_repository_executes_nothing_and_breaks_nothing(
+    theirs: Path, tmp_path: Path, machine: Callable[[Edit], str]
+) -> None:
+    sprung = tmp_path / "sprung"
+    trap, hooks, attributes = tmp_path / "trap", tmp_path / "hooks", tmp_path / "attributes"
+    trap.write_text(f'#!/bin/sh\necho "$0 $*" >> {sprung}\ncat\n')
+    trap.chmod(0o755)
+    hooks.mkdir()
+    for each in (
+        "post-checkout",
+        "post-index-change",
+        "pre-push",
+        "reference-transaction",
+        "pre-commit",
+        "post-commit",
+    ):
+        (hooks / each).symlink_to(trap)
+        (theirs / ".git/hooks" / each).symlink_to(trap)
+    attributes.write_text("* filter=evil diff=evil merge=evil\n")
+    for odd in ODD:
+        (theirs / odd).write_text(f"{odd!r}\n")
+    (theirs / ".gitattributes").write_text(
+        "* filter=evil diff=evil merge=evil ident text eol=crlf\n"
+    )
+    (theirs / ".gitmodules").write_text(
+        f'[submodule "inner"]\n\tpath = inner\n\turl = ext::{trap}\n'
+    )
+    git(theirs, "init", "--quiet", "inner")
+    git(theirs / "inner", "commit", "--quiet", "--allow-empty", "-m", "inner")
+    (theirs / "out").symlink_to("/etc/passwd")
+    with (theirs / ".git/config").open("a") as config:
+        config.write(TRAPS.format(trap=trap, hooks=hooks, attributes=attributes))
+    before = fingerprint(theirs)
+
+    def edit(root: Path) -> None:
+        assert not (root / "inner/.git").exists()
+        for odd in ODD:
+            assert (root / odd).read_text() == f"{odd!r}\n"
+            (root / odd).write_text("done\n")
+        (root / ".gitattributes").write_text("* filter=evil2\n")
+
+    key = machine(edit)
+    assert len(said("diff", key)["files"]) == len(ODD) + 1
+    assert b"done" in flakes("diff", key)[0].encode()
+    flakes("apply", key, "--branch", "result")
+    (theirs / ".git/refs/heads/result").unlink()
+    assert {
+        k: v for k, v in fingerprint(theirs).items() if "/objects/" not in k and "logs/" not in k
+    } == {k: v for k, v in before.items() if "/objects/" not in k and "logs/" not in k}
+    flakes("apply", key)
+    assert all((theirs / odd).read_text() == "done\n" for odd in ODD)
+    assert not sprung.exists(), sprung.read_text()
+    with (theirs / "huge").open("wb") as huge:
+        huge.truncate(513 * 1024**2)
+    refused = json.loads(flakes("run", "x", "--adapter", "nobody", "--json", code=2)[1])
+    assert (refused["error"], refused["paths"]) == ("workspace_file_too_large", ["huge"])

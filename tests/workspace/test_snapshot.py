@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from flakes.workspace import capture
+from flakes.workspace import capture, upkeep
 from flakes.workspace.capture import entries
 from flakes.workspace.git import WorkspaceError
 from flakes.workspace.snapshot import Snapshot, snapshot
@@ -115,3 +116,24 @@ def test_an_unfinished_capture_is_taken_up(tmp_path: Path) -> None:
     (first.git.index.parent / "index.lock").touch()  # type: ignore[union-attr]
     write(root, a_txt="b")
     assert snapshot(root, tmp_path / "state").commit != first.commit
+
+
+def test_captures_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "PACKS_MAX", 4)
+    monkeypatch.setattr(upkeep, "REFS_KEPT", 3)
+    root, state = repository(tmp_path / "r", a_txt="0"), tmp_path / "state"
+    forgotten, used = state / "forgotten", state / "used"
+    for place, age_days in ((forgotten, 61), (used, 1)):
+        write(place, exclude="")
+        at = time.time() - age_days * 86_400
+        os.utime(place / "exclude", (at, at))
+    made: list[Snapshot] = []
+    for number in range(12):
+        write(root, a_txt=f"{number}\n")
+        made.append(snapshot(root, state))
+    packs = made[0].git.directory / "objects/pack"
+    assert len(list(packs.glob("*.pack"))) <= 5
+    assert all(each.git.has(each.commit) for each in made), "all of them are of this hour"
+    assert len(list((made[0].git.directory / "refs/flakes").iterdir())) <= 8
+    made[-1].git.run("fsck", "--strict")
+    assert (forgotten.exists(), used.exists()) == (False, True)

@@ -15,7 +15,7 @@ SECTIONS: Final = {"guide": "Guide", "reference": "Reference"}
 # Where a reader begins; pages not named here follow in the order of their titles.
 FIRST: Final = (
     "guide/getting-started", "guide/console", "guide/observing", "guide/steering", "guide/inside-a-task",
-    "guide/artifacts-and-outputs", "guide/hosts", "guide/accounts", "reference/workflow-file", "reference/cli",
+    "guide/artifacts-and-outputs", "guide/workspaces", "guide/hosts", "guide/accounts", "reference/workflow-file", "reference/cli",
 )  # fmt: skip
 _HEADING = re.compile(r"^(#{1,4}) +(.+?) *#*$")
 _FENCE = re.compile(r"^ {0,3}(```|~~~)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 
 from flakes.workspace.git import Git
@@ -35,6 +37,8 @@ def tree_of(git: Git, commit: str) -> str:
 def keep(git: Git, commit: str) -> None:
     """Hold the commit and all it reaches against garbage collection."""
     git.run("update-ref", f"refs/flakes/{commit}", commit)
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(git.directory / "refs" / "flakes" / commit)  # the newest ones stay longest
 
 
 def is_ancestor(git: Git, older: str, newer: str) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from flakes.workspace.capture import GITLINK, Entry, capture, entries, names
 from flakes.workspace.commits import commit, keep
 from flakes.workspace.git import Git, GitFailed, WorkspaceError, split, users
+from flakes.workspace.upkeep import remove_forgotten, tidy
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ def snapshot(directory: Path, state: Path) -> Snapshot:
         words = {"Flakes-Head": head} if head else {}
         made = commit(git, tree, "Files as they were", trailers=words)
         keep(git, made)
+        if tidy(git):
+            remove_forgotten(state, exclude.name)
     listed = entries(git, tree)
     return Snapshot(git, root, made, tree, head, len(listed), tuple(_notes(listed)))
 
