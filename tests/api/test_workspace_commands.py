@@ -42,12 +42,12 @@ class Machine:
         """Do `edit` in the files of the offer, and store what changed; the handle's id."""
         assert given.workspace is not None
         handle = given.workspace.handle
-        place = self.scratch / given.assignment_id
+        place = self.scratch / f"{given.assignment_id}-{len(list(self.scratch.iterdir()))}"
         for each in handle.packs:
             content = self.api.get(f"{self.base}/packs/{each.digest}").content
             place.with_suffix(".pack").write_bytes(content)
             take_in(self.git, place.with_suffix(".pack"))
-        index = self.scratch / f"{given.assignment_id}.index"
+        index = place.with_suffix(".index")
         check_out(self.git, handle.commit, place, index)
         edit(place)
         made = collect(self.git, handle.commit, place, index, subject="Work", trailers={})
@@ -281,9 +281,13 @@ def test_several_tasks_are_named_when_nothing_is_selected(
             stored[given.task_key] = there.work(
                 given, lambda root, file=file: write(root, **{file: "changed\n"})
             )
+            if given.task_key == "b":
+                there.work(given, lambda root: write(root, more_txt="another part\n"))
             peer.finish(given.assignment_id)
     assert "flakes diff" in flakes("diff", key, code=2)[1]
-    assert flakes("diff", f"{key}/b", "--name-only")[0] == "b.txt\n"
+    assert flakes("diff", f"{key}/b", "--name-only")[0] == "b.txt\nmore.txt\n", "both parts"
+    flakes("apply", f"{key}/b", "--branch", "of-b")
+    assert git(theirs, "diff", "--name-only", "HEAD", "of-b").split() == ["b.txt", "more.txt"]
     run = api.get(f"/v1/runs/{key}").ok()
     body = {"workspaceId": stored["a"], "expectedWorkspaceId": run["workspaceId"]}
     api.post(f"/v1/runs/{key}/promotions", body).ok(200)

@@ -194,6 +194,8 @@ def test_tasks_get_what_is_selected_or_what_their_dependencies_left(api: Api) ->
             if given.task_key in ("a", "b"):
                 origin = given.workspace.handle.workspace_id
                 peer.store(given, "candidate", baseWorkspaceId=origin)
+                if given.task_key == "b":
+                    second = peer.store(given, "output", baseWorkspaceId=origin)
                 left[given.task_key] = peer.store(given, "output", baseWorkspaceId=origin)
             connected.finish(given.assignment_id)
         files = {key: given.workspace for key, given in offered.items()}
@@ -205,10 +207,10 @@ def test_tasks_get_what_is_selected_or_what_their_dependencies_left(api: Api) ->
             "what changed nothing hands on what it got"
         )
         both = files["both"]
-        assert [both.handle.workspace_id, *(h.workspace_id for h in both.merge)] == [
-            left["b"],
-            left["a"],
-        ]
+        given_both = [both.handle.workspace_id, *(h.workspace_id for h in both.merge)]
+        assert given_both == [second, left["b"], left["a"]], (
+            "in the order that they are depended on"
+        )
         blob = f"/v1/sandboxes/{who[0]}/packs/{DIGEST}"
         wait_until(lambda: api.get(f"/v1/runs/{run}").ok()["taskCounts"] == {"SUCCEEDED": 5})
         peer.api.get(blob).refused("not_found")

@@ -12,8 +12,10 @@ from flakes.cli.capturing import refusal, state_dir
 from flakes.core import keys
 from flakes.wire.errors import ApiError
 from flakes.wire.workspaces import SELECTED, WorkspaceHandle
-from flakes.workspace.commits import is_ancestor, keep
+from flakes.workspace.capture import names
+from flakes.workspace.commits import commit, is_ancestor, keep
 from flakes.workspace.git import Git, WorkspaceError
+from flakes.workspace.merging import merge
 from flakes.workspace.packs import take_in
 from flakes.workspace.snapshot import repository
 
@@ -27,19 +29,35 @@ HANDLES_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`handle` is what came of the files in `base`. `task_key` is None for what the run selected."""
+    """`parts` together are what came of the files in `base`. `task_key` is None for what the run selected."""
 
     run: Run
     base: WorkspaceHandle
-    handle: WorkspaceHandle
+    parts: tuple[WorkspaceHandle, ...]
     task_key: str | None
+    head: str | None
+    """What was checked out in the user's repository when the run began."""
     others: tuple[WorkspaceHandle, ...]
-    """The newest handle of each task of the run, for the one who asks what is not in it."""
+    """What all tasks of the run left, for the one who asks what is not in it."""
+
+    @property
+    def handle(self) -> WorkspaceHandle:
+        """The last part."""
+        return self.parts[-1]
 
     @property
     def label(self) -> str:
         """The run, or RUN/TASK."""
         return self.run.run_key if self.task_key is None else f"{self.run.run_key}/{self.task_key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Two commits in a repository of ours: what there was, and what came of it."""
+
+    git: Git
+    old: str
+    new: str
 
 
 async def find(client: Client, reference: str) -> Result:
@@ -56,32 +74,34 @@ async def find(client: Client, reference: str) -> Result:
     selected = next((ref for ref in page.refs if ref.name == SELECTED), None)
     if run.workspace_id is None or selected is None:
         raise _nothing(f"the run {run.run_key} began without files", "give a run files: call `flakes run` in a repository, or with --workspace DIR")
-    newest = _newest(await _handles(client, run.run_id, None))
-    if selected.workspace_id == run.workspace_id and newest:
-        if len(newest) > 1:
-            tasks = {task.task_id: task.task_key for task in await client.all_tasks(run.run_id)}
-            named = [f"{run.run_key}/{tasks.get(each.task_id or '', each.task_id)}" for each in newest]
-            raise ApiError("workspace_none", f"nothing of the run {run.run_key} is selected yet, and {len(newest)} tasks changed files", f"take one: flakes diff {named[0]}", tasks=named[:20])
-        only = await client.get_task(newest[0].task_id or "")
+    left = tuple(_leaves(await _handles(client, run.run_id, None)))
+    tasks = list(dict.fromkeys(each.task_id for each in left if each.task_id is not None))
+    if selected.workspace_id == run.workspace_id and tasks:
+        if len(tasks) > 1:
+            keys_of = {task.task_id: task.task_key for task in await client.all_tasks(run.run_id)}
+            named = [f"{run.run_key}/{keys_of.get(task_id, task_id)}" for task_id in tasks]
+            raise ApiError("workspace_none", f"nothing of the run {run.run_key} is selected yet, and {len(tasks)} tasks changed files", f"take one: flakes diff {named[0]}", tasks=named[:20])
+        only = await client.get_task(tasks[0])
         found = await _handles(client, run.run_id, only.task_id)
-        return await _of_task(client, run, found, only.task_key, tuple(newest))
+        return await _of_task(client, run, found, only.task_key, left)
     base = await client.get_workspace(run.workspace_id)
     handle = await client.get_workspace(selected.workspace_id)
-    return Result(run, base, handle, None, tuple(newest))
+    return Result(run, base, (handle,), None, base.head, left)
 
 
 async def _of_task(
     client: Client, run: Run, found: list[WorkspaceHandle], task_key: str, others: tuple[WorkspaceHandle, ...]
 ) -> Result:
-    """From what the task began with to the last that it stored: one may build on the other."""
+    """From what the task began with to all that it stored: outputs, and what else it changed."""
     own = {each.workspace_id: each for each in found}
-    last = first = found[0]
+    first = found[-1]
     while first.base_workspace_id in own:
         first = own[first.base_workspace_id]
     if first.base_workspace_id is None:
         raise _nothing(f"the task {task_key} began without files", "read its outputs: flakes tasks result")
     base = await client.get_workspace(first.base_workspace_id)
-    return Result(run, base, last, task_key, others)
+    began = base if run.workspace_id is None else await client.get_workspace(run.workspace_id)
+    return Result(run, base, tuple(reversed(_leaves(found))), task_key, began.head, others)
 
 
 async def _handles(client: Client, run: str, task_id: str | None) -> list[WorkspaceHandle]:
@@ -99,22 +119,44 @@ async def _handles(client: Client, run: str, task_id: str | None) -> list[Worksp
     return found
 
 
-def _newest(found: list[WorkspaceHandle]) -> list[WorkspaceHandle]:
-    by_task: dict[str, WorkspaceHandle] = {}
-    for each in found:
-        if each.task_id is not None and each.kind in ("output", "candidate"):
-            by_task.setdefault(each.task_id, each)
-    return list(by_task.values())
+def _leaves(found: list[WorkspaceHandle]) -> list[WorkspaceHandle]:
+    """What tasks stored and did not go on from, in the same order."""
+    bases = {(each.task_id, each.base_workspace_id) for each in found}
+    return [
+        each
+        for each in found
+        if each.kind in ("output", "candidate") and (each.task_id, each.workspace_id) not in bases
+    ]
 
 
 def _nothing(message: str, fix: str) -> ApiError:
     return ApiError("workspace_none", message, fix)
 
 
-async def fetch(client: Client, result: Result, git: Git) -> None:
+async def fetch(client: Client, result: Result, git: Git) -> Sides:
     """Bring both sides into the repository; what is there is not fetched again."""
     await _fetch(client, git, result.base)
-    await _fetch(client, git, result.handle)
+    for part in result.parts:
+        await _fetch(client, git, part)
+    try:
+        new = await asyncio.to_thread(_together, git, [part.commit for part in result.parts])
+    except WorkspaceError as problem:
+        raise refusal(problem) from problem
+    return Sides(git, result.base.commit, new)
+
+
+def _together(git: Git, commits: list[str]) -> str:
+    """One commit of several that come of the same files and change different ones."""
+    new, *more = commits
+    for each in more:
+        merged = merge(git, new, each)
+        if merged.conflicts:
+            raise WorkspaceError(
+                "workspace_conflict", f"what the task stored does not fit together: {names(merged.conflicts)}",
+                "fetch what it stored one by one over the API", merged.conflicts,
+            )  # fmt: skip
+        new = commit(git, merged.tree, "What the task stored", parents=[new, each])
+    return new
 
 
 async def _fetch(client: Client, git: Git, handle: WorkspaceHandle) -> None:
@@ -155,7 +197,8 @@ def left_out(git: Git, result: Result) -> int:
     """How many tasks have changes that are not in the result."""
     if result.task_key is not None:
         return 0
-    return sum(
-        not (git.has(each.commit) and is_ancestor(git, each.commit, result.handle.commit))
+    return len({
+        each.task_id
         for each in result.others
-    )
+        if not (git.has(each.commit) and is_ancestor(git, each.commit, result.handle.commit))
+    })

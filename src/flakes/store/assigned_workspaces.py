@@ -1,7 +1,7 @@
 """Which files a task begins from, decided when it is offered.
 
 A task without dependencies gets what its run has selected. One with dependencies gets what those left:
-the declared output of each, else what it changed, else what its own dependencies left, a few levels up;
+the declared outputs of each, else what it changed, else what its own dependencies left, a few levels up;
 where that gives nothing, what is selected. Failed dependencies hand nothing on. Runs that have no
 workspace are not looked at.
 """
@@ -34,8 +34,11 @@ _LEFT = """
         select w.workspace_id from workspaces w
         join assignments a on a.assignment_id = w.assignment_id
         where w.task_id = d.depends_on and a.state = 'succeeded'
-          and w.kind in ('output', 'candidate')
-        order by w.kind desc, w.workspace_id desc limit 1) h on true"""
+          and (w.kind = 'output' or w.kind = 'candidate' and not exists (
+              select 1 from workspaces n
+              where n.task_id = w.task_id and n.assignment_id = w.assignment_id
+                and (n.kind = 'output' or n.kind = 'candidate' and n.workspace_id > w.workspace_id)))
+        ) h on true"""
 
 _NEAREST = Query(f"""
     with recursive walk(root, first, at, workspace_id, level) as (

@@ -17,11 +17,10 @@ from flakes.cli.render.text import count
 from flakes.wire.errors import EXIT_DONE, EXIT_USAGE, ApiError
 
 if TYPE_CHECKING:
-    from flakes.cli.results import Result
+    from flakes.cli.results import Result, Sides
     from flakes.client.api import Client
     from flakes.workspace.branches import Branch
     from flakes.workspace.changes import Change, Lines
-    from flakes.workspace.git import Git
 
 _SIGNS = {"added": Span("A", "green"), "changed": Span("M", "yellow"), "removed": Span("D", "red")}
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
@@ -48,9 +47,8 @@ async def diff(client: Client, output: Output, what: str, stat: bool, name_only:
         raise click.UsageError("--stat and --name-only exclude each other")
     result = await find(client, what)
     state_dir().mkdir(parents=True, exist_ok=True)
-    git = store_of(Path.cwd())
-    await fetch(client, result, git)
-    old, new = result.base.commit, result.handle.commit
+    sides = await fetch(client, result, store_of(Path.cwd()))
+    git, old, new = sides.git, sides.old, sides.new
     changed = changes(git, old, new)
     if output.as_json:
         output.data(_facts(result) | {"files": _files(changed, lines(git, old, new))})
@@ -64,7 +62,7 @@ async def diff(client: Client, output: Output, what: str, stat: bool, name_only:
         _patch(output, patch(git, old, new))
     if not changed:
         output.talk(dim(f"{result.label} changed no files"))
-    _say_left_out(output, left_out(git, result), result)
+    _say_left_out(output, left_out(sides.git, result), result)
 
 
 @click.command()
@@ -89,15 +87,14 @@ async def apply(
         raise click.UsageError("--branch leaves the files alone: it goes with neither --index nor --3way")
     result = await find(client, what)
     here = Path.cwd()
-    git = store_of(here)
-    await fetch(client, result, git)
+    sides = await fetch(client, result, store_of(here))
     if branch is not None:
-        made = await asyncio.to_thread(_branch, here, git, result, branch)
+        made = await asyncio.to_thread(_branch, here, sides, result, branch)
         _show_branch(output, result, made)
         return EXIT_DONE
-    written, conflicts, root = await asyncio.to_thread(_write, here, result, stage, three_way)
+    written, conflicts, root = await asyncio.to_thread(_write, here, sides, stage, three_way)
     _show_applied(output, result, written, conflicts, root)
-    _say_left_out(output, left_out(git, result), result)
+    _say_left_out(output, left_out(sides.git, result), result)
     return EXIT_USAGE if conflicts else EXIT_DONE
 
 
@@ -119,11 +116,10 @@ async def publish(
 
     result = await find(client, run)
     here = Path.cwd()
-    git = store_of(here)
-    await fetch(client, result, git)
+    sides = await fetch(client, result, store_of(here))
     name = branch or f"flakes/{result.run.run_key}"
     address = await asyncio.to_thread(_address, here, remote)
-    made = await asyncio.to_thread(_branch, here, git, result, name)
+    made = await asyncio.to_thread(_branch, here, sides, result, name)
     await asyncio.to_thread(_push, here, made, remote)
     command = _pull_request(address, made, result)
     opened = False
@@ -140,12 +136,12 @@ async def publish(
         import shlex
 
         output.talk(dim(f"  open a pull request: {shlex.join(command)}"))
-    _say_left_out(output, left_out(git, result), result)
+    _say_left_out(output, left_out(sides.git, result), result)
     return EXIT_DONE
 
 
 def _write(
-    here: Path, result: Result, stage: bool, three_way: bool
+    here: Path, sides: Sides, stage: bool, three_way: bool
 ) -> tuple[tuple[Change, ...], tuple[str, ...], Path]:
     from flakes.cli.capturing import refusal, take
     from flakes.workspace.apply import carry_out, plan, stage_changes
@@ -153,7 +149,7 @@ def _write(
 
     now = take(here)
     try:
-        planned = plan(now, result.base.commit, result.handle.commit, three_way=three_way)
+        planned = plan(now, sides.old, sides.new, three_way=three_way)
         carry_out(planned)
         if stage:
             stage_changes(planned)
@@ -162,7 +158,7 @@ def _write(
     return planned.changes, planned.conflicts, now.root
 
 
-def _branch(here: Path, git: Git, result: Result, name: str) -> Branch:
+def _branch(here: Path, sides: Sides, result: Result, name: str) -> Branch:
     from flakes.cli.capturing import refusal
     from flakes.workspace.branches import branch
     from flakes.workspace.git import WorkspaceError
@@ -175,8 +171,8 @@ def _branch(here: Path, git: Git, result: Result, name: str) -> Branch:
         trailers["Flakes-Task"] = result.task_key
     try:
         return branch(
-            here, git, base=result.base.commit, result=result.handle.commit, head=result.base.head,
-            name=name, subject=" ".join(result.run.name.split())[:72], trailers=trailers,
+            here, sides.git, base=sides.old, result=sides.new, head=result.head, name=name,
+            subject=" ".join(result.run.name.split())[:72], trailers=trailers,
         )  # fmt: skip
     except WorkspaceError as problem:
         raise refusal(problem) from problem
