@@ -49,6 +49,21 @@ def test_a_request_becomes_a_question(call: dict[str, Any], effect: str, paths: 
     assert (asked.effect, asked.paths) == (effect, paths)
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "retryable"),
+    [
+        ('{"error": {"message": "no such model", "type": "invalid_request_error"}}\n\n', "model_refused", False),
+        ("We’re currently experiencing high demand, which may cause temporary errors.", "model_overloaded", True),
+        ("I looked at the error that you sent: it is gone.", None, False),
+    ],
+)
+def test_a_failed_call_in_words_is_one(text: str, code: str | None, retryable: bool) -> None:
+    error = KNOWN["codex-acp"].failure(text)
+    assert (error.code if error else None) == code
+    assert bool(error and error.retryable) is retryable
+    assert GENERIC.failure(text) is None
+
+
 def test_an_agent_is_known_by_its_command(tmp_path: Path) -> None:
     script = tmp_path / "node_modules" / "@agentclientprotocol" / "codex-acp" / "dist" / "index.js"
     script.parent.mkdir(parents=True)

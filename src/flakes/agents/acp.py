@@ -90,7 +90,7 @@ class AcpDriver:
         if self._asking and not self._agent.asks:
             raise AgentError(
                 "permission_mode_unsupported",
-                f"{self._agent.name} asks nobody before it changes something, so the task's mode cannot be kept",
+                f"{self._agent.name} does not ask before it changes something, so the task's mode cannot be kept",
                 "use another agent for this task, or the permission mode `auto`",
             )  # fmt: skip
         # Half a second, the first time.
@@ -200,7 +200,8 @@ class AcpDriver:
         version = answer.agent_info.version if answer.agent_info else ""
         if self._agent.tested is None:
             name = answer.agent_info.name if answer.agent_info else self._agent.name
-            await self._warn(f"{name} {version} was not tested: it is used by the protocol alone", UNTESTED)
+            asks = "; whether it asks before it changes something is its own affair" if self._asking else ""
+            await self._warn(f"{name} {version} was not tested: it is used by the protocol alone{asks}", UNTESTED)
         elif warning := untested(self._agent.name, version, self._agent.tested):
             await self._warn(warning, UNTESTED)
 
@@ -300,8 +301,8 @@ class AcpDriver:
         match reason:
             case "cancelled":
                 return TurnResult("interrupted", text=text, usage=usage)
-            case "end_turn" if self._agent.errors is not None and self._agent.errors.match(text):
-                error = model_error(text)
+            case "end_turn" if (error := self._agent.failure(text)) is not None:
+                pass
             case "end_turn" if self._updates.worked:
                 return TurnResult("completed", text=text, usage=usage)
             case "end_turn":

@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from flakes.agents.base import AgentError
+from flakes.agents.model_errors import model_error
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -33,10 +36,15 @@ class Known:
     """Session modes: the one in which it need not ask, and the one in which it asks."""
     asks: bool = True
     """It asks for permission at all."""
-    errors: re.Pattern[str] | None = None
-    """It reports failed model calls as its own words; these are they."""
-    last_call_only: bool = False
-    """The usage that it tells is that of the last model call of a turn, not of the turn."""
+    errors: tuple[tuple[str, int], ...] = ()
+    """It reports failed model calls as its own words: how they begin, and the HTTP status that they are."""
+
+    def failure(self, text: str) -> AgentError | None:
+        """The error that the last words of a turn are, if they are one."""
+        for words, status in self.errors:
+            if re.match(words, text):
+                return model_error(text.strip(), status)
+        return None
 
 
 GENERIC: Final = Known("agent")
@@ -53,8 +61,12 @@ KNOWN: Final[Mapping[str, Known]] = {each.name: each for each in (
     Known(
         "codex-acp", ("2.6", "2.7"),
         settings=(".codex/config.toml",), credentials=(".codex/auth.json",), sessions=(".codex/sessions",),
-        env={"NO_BROWSER": "1"}, modes={"auto": "agent-full-access", "ask": "read-only"},
-        errors=re.compile(r"(?:stream (?:error|disconnected)|unexpected status \d{3}|exceeded retry limit)", re.I),
+        env={"NO_BROWSER": "1"}, modes={"auto": "agent-full-access"},
+        asks=False,  # its own sandbox refuses instead
+        errors=(
+            (r'\{"error": ?\{', 400), ("We.re currently experiencing high demand", 503),
+            ("stream (?:error|disconnected)|unexpected status 5|exceeded retry limit", 502),
+        ),
     ),
     Known(
         "pi-acp", ("0.0.34", "0.0.35"),
@@ -71,7 +83,6 @@ KNOWN: Final[Mapping[str, Known]] = {each.name: each for each in (
             "OPENCODE_DISABLE_LSP_DOWNLOAD": "1", "OPENCODE_DISABLE_SHARE": "1",
         },
         asking={"OPENCODE_PERMISSION": '{"bash":"ask","edit":"ask","webfetch":"ask"}'},
-        last_call_only=True,
     ),
     Known(
         "qwen", ("0.24", "0.25"),
