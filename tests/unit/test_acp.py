@@ -53,7 +53,7 @@ def test_a_request_becomes_a_question(call: dict[str, Any], effect: str, paths: 
     ("text", "code", "retryable"),
     [
         ('{"error": {"message": "no such model", "type": "invalid_request_error"}}\n\n', "model_refused", False),
-        ("We’re currently experiencing high demand, which may cause temporary errors.", "model_overloaded", True),
+        ("We\u2019re currently experiencing high demand, which may cause temporary errors.", "model_overloaded", True),
         ("I looked at the error that you sent: it is gone.", None, False),
     ],
 )
