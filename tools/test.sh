@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs every test, four at a time. What fails beside the others runs once more by itself: on a busy machine a
-# deadline can pass without a fault. A real fault fails both times; both outputs stay in the log, and a test
+# Runs every test, four at a time, a file each, the long ones first (tests/conftest.py). What fails beside the
+# others runs once more by itself: on a busy machine a deadline can pass without a fault. A real fault fails both times; both outputs stay in the log, and a test
 # that is named here as unsteady is a defect to be mended.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,7 +9,7 @@ last=.pytest_cache/v/cache/lastfailed
 rm -f "$last"
 
 status=0
-run -n 4 --dist loadfile "$@" || status=$?
+run -n 4 --dist loadfile --no-loadscope-reorder "$@" || status=$?
 [ "$status" = 1 ] || exit "$status" # 0: all passed; more than 1: they did not run to their end
 
 few=10

@@ -12,7 +12,7 @@ at={ledger}/$FLAKES_TASK_KEY
 exec 9>>{ledger}/.$FLAKES_TASK_KEY.lock
 flock -n 9 || echo "overlap $FLAKES_ASSIGNMENT_ID" >> $at
 echo "start $FLAKES_ASSIGNMENT_ID" >> $at
-sleep {seconds}
+{work}
 echo "line of $FLAKES_TASK_KEY"
 echo "end $FLAKES_ASSIGNMENT_ID" >> $at
 """
@@ -27,7 +27,18 @@ class Ledger:
 
     def task(self, key: str, seconds: float, **fields: Any) -> dict[str, Any]:
         """A task that takes so long, as the API takes it."""
-        shell = _SCRIPT.format(ledger=self._directory, seconds=f"{seconds:.3f}")
+        return self._task(key, f"sleep {seconds:.3f}", fields)
+
+    def held(self, key: str, gate: str, **fields: Any) -> dict[str, Any]:
+        """A task that takes until a gate is opened."""
+        return self._task(key, f"until [ -e {self._directory}/.{gate}.open ]; do sleep 0.1; done", fields)
+
+    def open(self, gate: str) -> None:
+        """Let go of what is held there, now and later."""
+        (self._directory / f".{gate}.open").touch()
+
+    def _task(self, key: str, work: str, fields: dict[str, Any]) -> dict[str, Any]:
+        shell = _SCRIPT.format(ledger=self._directory, work=work)
         return {"taskKey": key, "title": key, "adapter": "command", "input": {"shell": shell}, **fields}
 
     def notes(self, key: str) -> list[list[str]]:
