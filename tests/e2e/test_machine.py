@@ -260,7 +260,7 @@ def test_a_machine_from_its_setup_to_its_end(machine: Machine, server: Server, t
     until(lambda: api.get(f"/v1/hosts/{host_id}").ok()["status"] == "online")
 
     project = api.project()
-    task_id = run_of(api, project, "true")
+    task_id = run_of(api, project, f'test "$FLAKES_PROJECT_DIR" = {root}/{project}')
     until(lambda: api.explained(task_id)["code"] == "project_not_bound")
     bound = machine.flakes("projects", "bind-host", project, "--host", host_id, "--pool", "here", "--json")
     assert bound.ok().json["workspacePath"] == f"{root}/{project}"

@@ -157,7 +157,7 @@ def test_a_killed_daemon_is_started_again_on_the_same_state(
     control_plane.send(launch())
     assert control_plane.next(LeaseResult).ok
     starts = machine.instance() / "state" / "starts"
-    wait(starts.exists, "the daemon")
+    wait(lambda: starts.exists() and starts.read_text().strip(), "the daemon")
     config = (machine.instance() / "sandbox.toml").read_bytes()
     old = machine.daemon_pid()
     killed = time.monotonic()

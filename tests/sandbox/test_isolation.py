@@ -507,7 +507,9 @@ def test_more_of_the_machine_is_shown_read_only_when_it_is_named(own: Start, tmp
     for path in (shown, beside):
         path.mkdir()
         (path / "file").write_text("here")
-    plane, _ = own(isolation={"kind": "bubblewrap", "readOnly": [str(shown)]})
+    (shown / "a-project").mkdir()
+    plane, _ = own(isolation={"kind": "bubblewrap", "readOnly": [str(shown)]}, projectRoot=str(shown))
+    assert plane.run(shell('cd "$FLAKES_PROJECT_DIR" && pwd')).text == f"{shown}/a-project"
     line = f"cat {shown}/file; cat {beside}/file 2>/dev/null; (echo x > {shown}/file) 2>/dev/null; true"
     assert plane.run(shell(line)).text == "here"
 

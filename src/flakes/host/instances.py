@@ -67,6 +67,8 @@ class Instances:
 
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / "instances"
+        self.project_root: str | None = None
+        """What the control plane says of it; daemons that are made from now on know it."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def directory(self, instance_id: str) -> Path:
@@ -113,6 +115,7 @@ class Instances:
             env=pool.env,
             agent=pool.agent,
             sessions_dir=str(self._root.parent / "sessions"),
+            project_root=self.project_root,
             log_format=config.log_format,
         )
         toml = directory / "sandbox.toml"

@@ -171,6 +171,7 @@ async def _serve(
         elif isinstance(order, Stop):
             provisioning.stop(order)
         elif isinstance(order, Bindings):
+            instances.project_root = order.root
             projects.take(order)
 
     uplink = Uplink(
@@ -178,9 +179,10 @@ async def _serve(
         count=lambda: provisioning.count(), outgoing=Privacy(config, state_dir).outgoing,
     )  # fmt: skip
     projects = Projects([pool.pool_key for pool in config.pools], uplink.report)
+    instances = Instances(state_dir)
     provisioning = Provisioning(
         config,
-        Instances(state_dir),
+        instances,
         providers,
         daemon_argv,
         report=uplink.report,

@@ -58,6 +58,8 @@ def instructions_of(
     ]
     if source := env.get("FLAKES_SOURCE_DIR"):
         parts.append(f"The project's own directory is `{source}` (`$FLAKES_SOURCE_DIR`).")
+    if project := env.get("FLAKES_PROJECT_DIR"):
+        parts.append(f"What this machine has of the project is in `{project}` (`$FLAKES_PROJECT_DIR`).")
     parts.append(f"What other tasks made for you is below `{env['FLAKES_INPUTS']}` (`$FLAKES_INPUTS`).")
     if definition.declared_outputs:
         names = ", ".join(f"`{key}`" for key in definition.declared_outputs)

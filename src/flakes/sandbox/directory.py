@@ -21,6 +21,7 @@ from typing import Final
 from flakes.agents.base import AgentError
 from flakes.core.keys import is_key
 from flakes.core.limits import MIB
+from flakes.core.project_root import workspace_path
 from flakes.sandbox.processes import MARK
 from flakes.sandbox.tools import place
 from flakes.wire.config import SandboxConfig
@@ -164,7 +165,22 @@ def environment(
     source = assignment.run_metadata.get("sourceDir")
     if isinstance(source, str) and source and "\0" not in source:
         env["FLAKES_SOURCE_DIR"] = source
+    project = _project_directory(config, assignment.project_key)
+    if project is not None:
+        env["FLAKES_PROJECT_DIR"] = str(project)
     return env
+
+
+def _project_directory(config: SandboxConfig, project_key: str) -> Path | None:
+    """What this machine has of the project, where tasks can see it."""
+    if config.project_root is None or not is_key(project_key):
+        return None
+    path = Path(workspace_path(config.project_root, project_key))
+    if config.isolation.kind == "bubblewrap":
+        shown = [Path(each) for each in config.isolation.read_only]
+        if not any(each == path or each in path.parents for each in shown):
+            return None
+    return path if path.is_dir() else None
 
 
 def _task_env(definition: TaskDefinition) -> dict[str, str]:

@@ -175,6 +175,8 @@ class SandboxConfig(Body, frozen=True, kw_only=True):
     sessions_dir: str | None = None
     """Where interrupted attempts leave their agents' sessions for the next attempt; below `stateDir` if not
     given."""
+    project_root: str | None = None
+    """Where this machine has the directories of projects: a task is told its project's, if it is there."""
     keep_directories: bool = False
     """Keep each task's directory after its result is acknowledged (for debugging)."""
     log_format: LogFormat = "text"

@@ -103,8 +103,8 @@ async def _greet(plane: Plane, peer: Peer, hello: wire.Hello) -> None:
             reason="not wanted any more",
         ))  # fmt: skip
     await end_lost(plane, lost, "the host no longer has its sandbox")
-    await push_leases(plane, peer.peer_id, again=True)
     await push_bindings(plane, peer.peer_id)
+    await push_leases(plane, peer.peer_id, again=True)
     plane.wrote(freed=1)
     log.info("host.connected", host=peer.peer_id, pools=len(pools), instances=len(inventory))
 
