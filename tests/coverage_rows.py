@@ -115,7 +115,7 @@ COMMANDS: Final[dict[str, dict[str, str]]] = {
     "Hosts": {
         "flakes host setup --config <host.toml>": "tests/api/test_host_commands.py::test_setup_writes_files_once_and_shows_no_secret",
         "flakes host setup --config <host.toml> --credential-file <path> --state-dir <dir> --host-name <name>": "tests/api/test_host_commands.py::test_setup_writes_files_once_and_shows_no_secret",
-        "flakes host setup --config <host.toml> --no-open --timeout-ms 600000": "tests/api/test_host_commands.py::test_setup_writes_files_once_and_shows_no_secret",
+        "flakes host setup --config <host.toml> --no-open --timeout-ms 600000": "tests/api/test_command_line_sign_in.py::test_setup_signs_in_when_nobody_is",
         "flakes host setup --config <host.toml> --json": "tests/api/test_host_commands.py::test_setup_writes_files_once_and_shows_no_secret",
         "flakes host rotate --config <host.toml>": "tests/api/test_host_commands.py::test_a_host_is_rotated_rooted_bound_and_shown",
         "flakes host rotate --config <host.toml> --json": "tests/api/test_host_commands.py::test_a_host_is_rotated_rooted_bound_and_shown",
