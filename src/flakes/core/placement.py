@@ -18,6 +18,10 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+LAUNCHING_MAX: Final = 16
+"""Instances of a pool that are being launched at a time; the next ones follow as these connect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +284,8 @@ def _serves(ready: ReadyClass, place: Sandbox | Pool, bound: _Bound) -> bool:
 def _launches(
     snapshot: Snapshot, placed: dict[int, int], bound: _Bound
 ) -> tuple[list[Launch], dict[str, int]]:
-    """ceil(demand / concurrency) instances per pool, less those on their way, within its maximum."""
+    """ceil(demand / concurrency) instances per pool, less those on their way, within its maximum and what a
+    machine can launch at once: more of them at a time would only make each of them late."""
     demand: defaultdict[str, int] = defaultdict(int)
     in_flight = {pool.pool_id: pool.instances_launching for pool in snapshot.pools}
     by_id = {pool.pool_id: pool for pool in snapshot.pools}
@@ -304,7 +309,7 @@ def _launches(
             continue
         instances = -(-wanted // pool.concurrency) - pool.instances_launching
         room = pool.instances_max - pool.instances_alive - pool.instances_launching
-        count = min(instances, room)
+        count = min(instances, room, LAUNCHING_MAX - pool.instances_launching)
         if count > 0:
             launches.append(Launch(pool_id, count))
             in_flight[pool_id] += count
