@@ -19,6 +19,8 @@ from flakes.harness.errors import EngineGone
 from flakes.harness.running import Ended, run
 from harness.modules import given
 
+pytestmark = pytest.mark.timeout(240)
+
 BODY = """
     said = [ctx.random() > 2, str(ctx.now())]
     three = await ctx.all(ctx.command("x", title=f"t{n}") for n in range(3))
@@ -103,11 +105,11 @@ def test_a_kill_at_every_effect_changes_nothing() -> None:
     wanted = seen(whole, engine)
     assert sum(each["k"] == "start" for each in engine._entries) >= 30
     for call in range(1, engine.calls + 1):
-        for after in (False, True):
-            assert seen(*lived([(call, after)])) == wanted, (call, after)
+        # Before it is done, and when it is asked for again, after it.
+        assert seen(*lived([(call, False), (call + 1, True)])) == wanted, call
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_many_kills_change_nothing(seed: int) -> None:
     rng = random.Random(seed)
     wanted = seen(*lived())

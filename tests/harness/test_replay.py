@@ -295,3 +295,49 @@ def test_another_try_takes_what_succeeded_and_begins_again_what_failed() -> None
     keys = [each.seen.key for each in engine._children.values()]
     assert keys == ["good", "bad", "member", "bad-r2", "bad-r3", "after"]
     assert again(body, engine).outcome == again_.outcome
+
+
+def test_live_children_take_rounds_and_are_finished() -> None:
+    def does(child: FixtureChild, prompt: str, number: int) -> Any:
+        return Failed("lost") if prompt == "fail" else Done(f"{prompt} {number}", {"result": {"n": number}})
+
+    found = data("""
+        child = ctx.agent("Be there", live=True)
+        first = await ctx.live_tasks.send(child, "one", output=dict)
+        second = ctx.live_tasks.send(child, "two", output=dict)
+        bad = await ctx.live_tasks.send(child, "fail", key="bad").settled()
+        try:
+            await ctx.live_tasks.send(child, "fail")
+        except HarnessError as error:
+            code = error.code
+        rounds = [each["roundKey"] for each in await ctx.live_tasks.rounds(child)]
+        await ctx.live_tasks.finish(child)
+        end = await child
+        return ctx.succeeded(first=first.text, n=(await second).data["n"], bad=bad.status, code=code, rounds=rounds, end=end.text)
+    """, Case("case", lambda _: Done("over"), round=does))  # fmt: skip
+    assert found == {
+        "first": "one 0", "n": 1, "bad": "FAILED", "code": "round_unsuccessful",
+        "rounds": ["round-1", "round-2", "bad", "round-4"], "end": "over",
+    }  # fmt: skip
+    ended, _ = ran("ctx.live_tasks.send(ctx.agent('x'), 'y')")
+    assert ended.error is not None
+    assert ended.error.code == "child_not_live"
+
+
+def test_workspaces_are_compared_and_promoted() -> None:
+    case = Case("case", lambda child: Done(files={"a.md": child.key}), files={"a.md": "old", "b.md": "same"})
+    found = data("""
+        base = await ctx.workspace.selected()
+        one = await ctx.command("edit", key="one", output=ctx.output.workspace(["a.md"]))
+        seen = await ctx.workspace.diff(base, one.workspace())
+        await ctx.workspace.promote("notes", one.workspace(), paths=["a.md"])
+        two = await ctx.command("edit", key="two", output=ctx.output.workspace(), workspaces={"work": one.workspace()})
+        try:
+            await ctx.workspace.promote("late", two.workspace(), base=base)
+        except HarnessError as error:
+            code = error.code
+        tasks = [each["status"] for each in await ctx.run.roster()]
+        return ctx.succeeded(paths=[each["path"] for each in seen["changes"]], code=code,
+            same=await ctx.workspace.selected() == one.workspace(), tasks=tasks)
+    """, case)  # fmt: skip
+    assert found == {"paths": ["a.md"], "code": "workspace_base_stale", "same": True, "tasks": ["SUCCEEDED"] * 2}

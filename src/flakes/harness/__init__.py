@@ -18,8 +18,9 @@ from flakes.harness.declaring import OutputSpec
 from flakes.harness.definition import Defaults, Harness, Outcome, define_harness
 from flakes.harness.errors import ChildFailed, HarnessError
 from flakes.harness.groups import Group
+from flakes.harness.live import Round, RoundResult
 
 __all__ = [
     "Child", "ChildFailed", "Context", "Defaults", "Group", "Harness", "HarnessError", "Outcome", "OutputSpec",
-    "Result", "define_harness",
+    "Result", "Round", "RoundResult", "define_harness",
 ]  # fmt: skip

@@ -61,8 +61,8 @@ Fixture = Done | Failed
 class Case:
     """One case. `children` says what each child does; `round` what a live child does with a message (the child,
     the message, and how many rounds it had). `signals` are those that were sent, by name, in order. Expected are
-    the `status`, and where given the `data`, the `count` of children, the code of the `error`, the
-    promotions."""
+    the `status`, and where given the `data`, the `count` of children, the code of the `error`, the keys of
+    the children whose files were promoted. `files` are those that the run begins with."""
 
     name: str
     children: Callable[[FixtureChild], Fixture] = lambda _: Done()

@@ -19,9 +19,8 @@ U = TypeVar("U")
 SUCCEEDED = "SUCCEEDED"
 
 
-class Result(Generic[T]):
-    """How a child ended: `status` is SUCCEEDED, FAILED or CANCELLED; `text` the agent's closing words, or the
-    tail of a command's output; `reason` why it did not succeed."""
+class Left(Generic[T]):
+    """What a child, or a round of one, has left behind."""
 
     def __init__(self, body: Mapping[str, Any], specs: Mapping[str, OutputSpec[Any]]) -> None:
         self._body = body
@@ -30,15 +29,8 @@ class Result(Generic[T]):
         self.task_id: str = body["taskId"]
         self.status: str = body["status"]
         self.text: str = body.get("text") or ""
-        self.order: str = body.get("finishedAt") or ""
-        """Sorts results by when they ended."""
         error = body.get("error") or {}
         self.reason: str = error.get("message") or error.get("code") or ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether it succeeded."""
-        return self.status == SUCCEEDED
 
     @property
     def data(self) -> T:
@@ -65,18 +57,12 @@ class Result(Generic[T]):
         found = self._output(key)
         if found["kind"] != "workspace":
             raise _mismatch(self.key, key, found["kind"], "a workspace")
-        return found["digest"]
+        return found["workspaceId"]
 
     @property
     def outputs(self) -> list[str]:
         """The keys of what it left behind."""
         return sorted(self._body.get("outputs") or {})
-
-    def required(self) -> Result[T]:
-        """Itself, when it succeeded; raises `ChildFailed`."""
-        if not self.ok:
-            raise ChildFailed(self.key, self.status, self.reason)
-        return self
 
     def _content(self, key: str) -> str:
         found = self._output(key)
@@ -100,7 +86,28 @@ class Result(Generic[T]):
         return found
 
     def __repr__(self) -> str:
-        return f"<Result {self.key} {self.status}>"
+        return f"<{type(self).__name__} {self.key} {self.status}>"
+
+
+class Result(Left[T]):
+    """How a child ended: `status` is SUCCEEDED, FAILED or CANCELLED; `text` the agent's closing words, or the
+    tail of a command's output; `reason` why it did not succeed."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it succeeded."""
+        return self.status == SUCCEEDED
+
+    @property
+    def order(self) -> str:
+        """Sorts results by when they ended."""
+        return self._body.get("finishedAt") or ""
+
+    def required(self) -> Result[T]:
+        """Itself, when it succeeded; raises `ChildFailed`."""
+        if not self.ok:
+            raise ChildFailed(self.key, self.status, self.reason)
+        return self
 
 
 class Child(Generic[T]):

@@ -12,7 +12,9 @@ from flakes.harness.children import Child, Result, listed, wait_for
 from flakes.harness.declaring import Outputs, OutputSpec
 from flakes.harness.definition import Defaults, Outcome
 from flakes.harness.errors import HarnessError
+from flakes.harness.files import Workspace
 from flakes.harness.groups import Group, Groups
+from flakes.harness.live import LiveTasks
 from flakes.harness.replay import Replay
 from flakes.harness.spawning import Options, Spawner
 
@@ -36,6 +38,8 @@ class Context(Generic[A]):
         self.groups = Groups(replay, self._spawner)
         self.outputs = around.ChildOutputs(replay)
         self.workpads = around.Workpads(replay)
+        self.workspace = Workspace(replay)
+        self.live_tasks = LiveTasks(replay)
         self.run = around.Run(replay)
         self.budget = around.Budget(replay, task.budget, self._spawner)
 

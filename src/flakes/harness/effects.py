@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-WAITS: Final = frozenset({"children", "group", "timer", "signal"})
+WAITS: Final = frozenset({"children", "group", "timer", "signal", "round"})
 """Kinds that somebody else settles. The others, `spawn` and `call`, are performed."""
 
 

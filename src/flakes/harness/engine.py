@@ -18,10 +18,10 @@ Entry = dict[str, Any]
 @dataclass(frozen=True, slots=True)
 class Condition:
     """Something to wait for. `id` is the effect's, `name` its operation id; `about` by kind: `children` {taskIds, need},
-    `group` {group, taskIds}, `timer` {delayMs, dueMs} (Unix time), `signal` {name}."""
+    `group` {group, taskIds}, `timer` {delayMs, dueMs} (Unix time), `signal` {name}, `round` {task, roundKey}."""
 
     id: int
-    kind: Literal["children", "group", "timer", "signal"]
+    kind: Literal["children", "group", "timer", "signal", "round"]
     about: dict[str, Any]
     name: str = ""
 

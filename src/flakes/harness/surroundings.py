@@ -86,10 +86,21 @@ class Workpads:
 
 
 class Run:
-    """`ctx.run`: messages that people send to the harness."""
+    """`ctx.run`: the tasks of the run, and messages that people send to the harness."""
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
+
+    async def roster(self) -> list[Mapping[str, Any]]:
+        """The tasks of the run as they are now: `taskKey`, `title`, `adapter`, `status`, ..."""
+        found: list[Mapping[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            page = await self._replay.call("run.tasks", {"cursor": cursor} if cursor else {}, "tasks of the run")
+            found += page["tasks"]
+            cursor = page.get("nextCursor")
+            if cursor is None:
+                return found
 
     async def messages(self) -> list[str]:
         """What was said to this task and not read yet, oldest first."""

@@ -90,6 +90,8 @@ class TaskEngine:
                 on = {"group": about["group"]}
             case "timer":
                 on = {"seconds": about["delayMs"] / 1000}
+            case "round":
+                on = {"task": about["task"], "roundKey": about["roundKey"]}
             case _:
                 on = {"name": about["name"]}
         try:
@@ -108,6 +110,8 @@ class TaskEngine:
                 return Settled(condition.id, {"status": wait["verdict"], "children": self._results(about["taskIds"])})
             case "signal":
                 return Settled(condition.id, wait.get("payload"))
+            case "round":
+                return Settled(condition.id, self._round(about))
             case _:
                 return Settled(condition.id, None)
 
@@ -134,9 +138,16 @@ class TaskEngine:
             if text is None and each["kind"] != "workspace" and each["sizeBytes"] <= room_bytes - used_bytes:
                 text = self._output(result["taskId"], key, each["sizeBytes"])
                 used_bytes += each["sizeBytes"]
-            outputs[key] = {name: each[name] for name in ("kind", "sizeBytes", "digest")} | {"text": text}
+            kept = ("kind", "sizeBytes", "digest", "workspaceId")
+            outputs[key] = {name: each[name] for name in kept if name in each} | {"text": text}
         kept = ("taskId", "taskKey", "status", "text", "error", "finishedAt")
         return {name: result[name] for name in kept if result.get(name)} | {"outputs": outputs}, used_bytes
+
+    def _round(self, about: dict[str, Any]) -> dict[str, Any]:
+        read = self._link.ask("round.read", {"task": about["task"], "roundKey": about["roundKey"]})
+        outputs = {key: each | _handle(each) for key, each in (read.get("outputs") or {}).items()}
+        body = {name: read[name] for name in ("taskId", "text", "error") if read.get(name)}
+        return body | {"taskKey": about["task"], "status": read["state"], "outputs": outputs}
 
     def _output(self, task_id: str, key: str, size_bytes: int) -> str:
         content = bytearray()
@@ -144,3 +155,14 @@ class TaskEngine:
             body = {"task": task_id, "outputKey": key, "offset": len(content)}
             content += base64.b64decode(self._link.ask("task.output", body)["bytesBase64"])
         return content.decode("utf-8", "replace")
+
+
+def _handle(output: dict[str, Any]) -> dict[str, Any]:
+    """The workspace that an output of a round names."""
+    if output["kind"] != "workspace":
+        return {}
+    try:
+        told = json.loads(output["text"])
+    except ValueError:
+        told = output["text"].strip()
+    return {"workspaceId": told.get("workspaceId") if isinstance(told, dict) else str(told)}

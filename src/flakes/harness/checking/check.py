@@ -128,6 +128,9 @@ def _wrong(case: Case, ended: Ended, engine: FixtureEngine) -> list[Finding]:
         found.append(finding(f"its data is {data!r}, not {dict(case.data)!r}"))
     if case.count is not None and case.count != engine.count:
         found.append(finding(f"it began {engine.count} children, not {case.count}"))
+    promoted = [each.removeprefix("fixture-") for each in engine.promotions]
+    if case.promotions is not None and list(case.promotions) != promoted:
+        found.append(finding(f"it promoted the files of {promoted}, not of {list(case.promotions)}"))
     return found
 
 

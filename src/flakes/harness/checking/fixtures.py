@@ -10,7 +10,7 @@ import base64
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from flakes.harness.errors import Diverged, HarnessError
 
 BEGIN_MS: Final = 1_767_225_600_000
 STEP_MS: Final = 1_000
+SNAPSHOT: Final = "fixture-of-the-case"
 
 
 @dataclass(slots=True)
@@ -29,6 +30,8 @@ class _Child:
     ends: Fixture | None = None
     status: str = "RUNNING"
     finished_ms: int = 0
+    finished: bool = False
+    rounds: dict[str, tuple[str, Fixture]] = field(default_factory=dict)
 
 
 class FixtureEngine:
@@ -43,6 +46,8 @@ class FixtureEngine:
         self._signals = {name: list(values) for name, values in case.signals.items()}
         self._workpad = ("", 0)
         self._waits: dict[str, Settled] = {}
+        self._refs = {"selected": SNAPSHOT} if case.files else {}
+        self.promotions: list[str] = []
         self._ms = BEGIN_MS
         self._random = random.Random(case.seed)  # noqa: S311
         self._yielded: tuple[int, ...] = ()
@@ -116,6 +121,8 @@ class FixtureEngine:
                 found.append(Settled(each.id, {"status": status, "children": [_body(child) for child in members]}))
             elif each.kind == "signal" and self._signals.get(about["name"]):
                 found.append(Settled(each.id, self._signals[about["name"]].pop(0)))
+            elif each.kind == "round" and (ended := self._round_ended(about)) is not None:
+                found.append(Settled(each.id, ended))
             elif each.kind == "timer" and about["dueMs"] <= self._ms:
                 found.append(Settled(each.id, None))
         return found
@@ -129,7 +136,8 @@ class FixtureEngine:
         return self._settled(timers)
 
     def _running(self) -> list[_Child]:
-        return [each for each in self._children.values() if each.status == "RUNNING"]
+        running = [each for each in self._children.values() if each.status == "RUNNING"]
+        return [each for each in running if not each.seen.definition.get("liveRounds") or each.finished]
 
     def _end(self, child: _Child) -> None:
         ends = self._case.children(child.seen)
@@ -214,6 +222,65 @@ class FixtureEngine:
         if child.status == "RUNNING":
             child.status, child.finished_ms = "CANCELLED", self._ms
 
+    def _round_send(self, body: dict[str, Any]) -> Any:
+        child = self._named(body["task"])
+        if body["roundKey"] not in child.rounds:
+            does = self._case.round(child.seen, body["prompt"], len(child.rounds))
+            child.rounds[body["roundKey"]] = (body["prompt"], does)
+        return {"roundKey": body["roundKey"], "state": "PROMPTED"}
+
+    def _round_finish(self, body: dict[str, Any]) -> Any:
+        self._named(body["task"]).finished = True
+        return {"rounds": []}
+
+    def _round_list(self, body: dict[str, Any]) -> Any:
+        rounds = self._named(body["task"]).rounds
+        return {"rounds": [{"roundKey": key, "prompt": prompt} for key, (prompt, _) in rounds.items()]}
+
+    def _round_ended(self, about: dict[str, Any]) -> dict[str, Any] | None:
+        child = self._named(about["task"])
+        _, does = child.rounds[about["roundKey"]]
+        body = {"taskId": child.task_id, "taskKey": child.seen.key}
+        if isinstance(does, Done):
+            outputs = {name: _told(each) for name, each in does.outputs.items()}
+            return body | {"status": "COMPLETED", "text": does.text, "outputs": outputs}
+        return body | {"status": "FAILED", "error": {"code": does.code, "message": does.reason}, "outputs": {}}
+
+    def _named(self, name: str) -> _Child:
+        found = next((each for each in self._children.values() if name in (each.seen.key, each.task_id)), None)
+        if found is None:
+            raise HarnessError("child_invalid", f"there is no child `{name}`", "begin it first")
+        return found
+
+    def _run_tasks(self, _: dict[str, Any]) -> Any:
+        return {"tasks": [
+            {"taskId": each.task_id, "taskKey": each.seen.key, "title": each.seen.title, "adapter": each.seen.adapter, "status": each.status}
+            for each in self._children.values()
+        ]}  # fmt: skip
+
+    def _workspace_selected(self, body: dict[str, Any]) -> Any:
+        found = self._refs.get(body.get("ref", "selected"))
+        return {"workspace": {"workspaceId": found}} if found else {}
+
+    def _workspace_promote(self, body: dict[str, Any]) -> Any:
+        ref = body.get("ref", "selected")
+        if self._refs.get(ref) != body.get("expectedWorkspaceId"):
+            raise HarnessError("workspace_base_stale", f"the run has selected {self._refs.get(ref)}", "look at it again")
+        self._refs[ref] = body["workspaceId"]
+        self.promotions.append(body["workspaceId"])
+        return {}
+
+    def _workspace_diff(self, body: dict[str, Any]) -> Any:
+        changed = sorted(self._files(body.get("workspaceId")).items() - self._files(body.get("base")).items())
+        changes = [{"path": path, "kind": "changed"} for path, _ in changed]
+        return {"changes": changes, "changeCount": len(changes), "patch": "".join(f"+++ {path}\n+{text}\n" for path, text in changed)}
+
+    def _files(self, workspace: str | None) -> dict[str, str]:
+        if workspace is None or workspace == SNAPSHOT:
+            return dict(self._case.files)
+        child = self._named(workspace.removeprefix("fixture-"))
+        return dict(self._case.files) | (dict(child.ends.files) if isinstance(child.ends, Done) else {})
+
     def _workpad_read(self, _: dict[str, Any]) -> Any:
         return {"bodyMarkdown": self._workpad[0], "version": self._workpad[1]}
 
@@ -257,10 +324,15 @@ def _outputs(child: _Child | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, each in declared.items():
         if each["kind"] == "workspace":
-            digest = "fixture:" + "".join(sorted(child.ends.files))
-            found[name] = {"kind": "workspace", "digest": f"{digest}:{child.seen.key}", "sizeBytes": 0}
+            found[name] = {"kind": "workspace", "workspaceId": f"fixture-{child.seen.key}"}
         elif name in child.ends.outputs:
             value = child.ends.outputs[name]
-            text = value if each["kind"] == "text" else json.dumps(value)
-            found[name] = {"kind": each["kind"], "text": text, "sizeBytes": len(text), "digest": ""}
+            found[name] = {"kind": each["kind"], "text": value if each["kind"] == "text" else json.dumps(value)}
     return found
+
+
+def _told(value: Any) -> dict[str, Any]:
+    """An output of a round: text as it is, and JSON."""
+    if isinstance(value, str):
+        return {"kind": "text", "text": value}
+    return {"kind": "json", "text": json.dumps(value)}
