@@ -26,6 +26,7 @@ CODES: Final[dict[str, str]] = {
     "output_schema_mismatch": "An output does not have the shape that was asked for.",
     "schema_unsupported": "A type cannot be written as a JSON schema.",
     "child_not_live": "The child takes no rounds: it was not started with `live=True`.",
+    "workspace_base_stale": "Something else was selected meanwhile.",
     "round_unsuccessful": "A live round did not complete.",
     "not_available": "This place does not offer the operation.",
     "signal_invalid": "The name of a signal is not a key.",
