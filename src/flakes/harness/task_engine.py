@@ -145,7 +145,8 @@ class TaskEngine:
 
     def _round(self, about: dict[str, Any]) -> dict[str, Any]:
         read = self._link.ask("round.read", {"task": about["task"], "roundKey": about["roundKey"]})
-        outputs = {key: each | _handle(each) for key, each in (read.get("outputs") or {}).items()}
+        told = {key: {"kind": "text"} | each for key, each in (read.get("outputs") or {}).items()}
+        outputs = {key: each | _handle(each) for key, each in told.items()}
         body = {name: read[name] for name in ("taskId", "text", "error") if read.get(name)}
         return body | {"taskKey": about["task"], "status": read["state"], "outputs": outputs}
 
