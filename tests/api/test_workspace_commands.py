@@ -189,6 +189,13 @@ def test_diff_and_apply(theirs: Path, machine: Callable[[Edit], str]) -> None:
     assert git(theirs, "diff", "--cached", "--name-only") == ""
 
 
+def test_the_end_of_a_run_says_where_the_changes_are(
+    theirs: Path, machine: Callable[[Edit], str]
+) -> None:
+    key = machine(edit)
+    assert f"changed files: flakes diff {key}" in flakes("watch", key)[1]
+
+
 def test_apply_refuses_what_would_be_lost_and_merges_when_told(
     theirs: Path, machine: Callable[[Edit], str]
 ) -> None:

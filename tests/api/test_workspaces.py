@@ -325,3 +325,13 @@ def test_a_file_that_became_a_directory(api: Api) -> None:
     ]
     assert "-x" in files[0]["patch"]
     assert "+x" in files[1]["patch"]
+
+
+def test_with_a_run_its_files_go(api: Api) -> None:
+    first = stored(api)
+    run = started(api, task("only"), workspace_id=first)["run"]["runId"]
+    merged = stored(api, kind="merged", runId=run, baseWorkspaceId=first)
+    api.post(f"/v1/runs/{run}/cancel").ok(202)
+    api.delete(f"/v1/runs/{run}").ok(200)
+    api.get(f"/v1/workspaces/{merged}").refused("not_found")
+    api.get(f"/v1/workspaces/{first}").ok()

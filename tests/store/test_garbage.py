@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flakes.store import accounts, artifacts, garbage
+from flakes.store import accounts, artifacts, garbage, workspaces
 from flakes.store.blobs import BlobError, BlobStore
 from flakes.store.database import Database, Query
+from flakes.store.workspaces import Place
 from flakes.wire.artifacts import ArtifactPost
+from flakes.wire.workspaces import WorkspacePack, WorkspacePost
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +72,10 @@ async def artifact(db: Database, blobs: BlobStore, owner_id: str, content: bytes
     async with db.transaction() as conn:
         made = await artifacts.create(conn, owner_id, post, (None, None), BlobRef(digest, len(content)))
     return made.artifact_id
+
+
+MADE = Query("select workspace_id from workspaces where owner_id = %(owner_id)s")
+AGED = Query("update workspaces set used_at = now() - interval '8 days' where owner_id = %(owner_id)s")
 
 
 @pytest.fixture
@@ -206,3 +212,27 @@ async def test_every_column_that_may_name_a_blob_is_known_to_the_collector(opene
         where table_schema = 'public' and column_name ~ '(digest|blob|content)' order by 1, 2"""))  # fmt: skip
     unknown = [pair for pair in found if pair not in NAMING_COLUMNS]
     assert not unknown
+
+
+async def test_packs_stay_while_any_workspace_needs_them(
+    opened: Database, blobs: BlobStore, owner_id: str
+) -> None:
+    digest = await stored(opened, blobs, b"pack")
+    packs = [WorkspacePack(digest=digest, size_bytes=4)]
+    for commit in ("a" * 40, "b" * 40):
+        post = WorkspacePost(commit=commit, tree="c" * 40, packs=packs)
+        async with opened.transaction() as conn:
+            await workspaces.create(conn, owner_id, post, Place(), None)
+    await opened.run(DUE)
+    assert await collect(opened, blobs) == (1, 0)
+    async with opened.transaction() as conn:
+        assert await workspaces.forget_unbound(conn, workspaces.UNBOUND_KEPT_S, 10) == 0
+    await opened.run(AGED, {"owner_id": owner_id})
+    async with opened.transaction() as conn:
+        assert await workspaces.forget_unbound(conn, workspaces.UNBOUND_KEPT_S, 1) == 1
+    assert await collect(opened, blobs) == (1, 0)
+    async with opened.transaction() as conn:
+        assert await workspaces.forget_unbound(conn, workspaces.UNBOUND_KEPT_S, 10) == 1
+    assert await opened.rows(MADE, {"owner_id": owner_id}) == []
+    assert await collect(opened, blobs) == (1, 1)
+    assert not await blobs.exists(digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from flakes.cli.output import Output
+from flakes.cli.output import Output, dim
 from flakes.cli.render import outcome
 from flakes.wire.errors import ApiError
 from flakes.wire.runs import Run
@@ -59,6 +59,15 @@ async def show(
         outcome.show_failure(output, task, error, tail)
         outcome.show_warnings(output, result)
     outcome.show_end(output, run, shown, tasks)
+    if await _has_changes(client, run):
+        output.talk(dim(f"  changed files: flakes diff {run.run_key}; take them: flakes apply {run.run_key}"))
+
+
+async def _has_changes(client: Client, run: Run) -> bool:
+    """Whether any task of a run that began from files left some."""
+    if run.workspace_id is None:
+        return False
+    return bool((await client.run_workspaces(run.run_id, limit=1)).workspaces)
 
 
 async def _result(client: Client, gate: asyncio.Semaphore, task: Task) -> TaskResult | None:
