@@ -136,6 +136,9 @@ def _next(
 
 def _packed(git: Git, commit: str, without: Sequence[str], to: Path) -> tuple[str, int]:
     size_bytes = pack(git, commit, without=without, to=to)
+    if size_bytes > limits.WORKSPACE_PACK_SIZE_BYTES_MAX:
+        limit = limits.WORKSPACE_PACK_SIZE_BYTES_MAX
+        raise ApiError("workspace_file_too_large", f"the files make a pack of {size_bytes:,} bytes; the limit is {limit:,}", f"ignore what no task needs (.gitignore), {OPT_OUT}", limit=limit, size=size_bytes)
     with to.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", size_bytes
 
