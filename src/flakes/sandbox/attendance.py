@@ -33,6 +33,7 @@ from flakes.sandbox.directory import TaskDirectory
 from flakes.sandbox.inbox import Inbox
 from flakes.sandbox.services import Services
 from flakes.sandbox.sessions import Record
+from flakes.sandbox.tools.mcp import PATH as MCP_PATH
 from flakes.sandbox.tools.mcp import offered
 from flakes.sandbox.tools.server import ToolServer
 from flakes.sandbox.transcript import TranscriptSink
@@ -123,12 +124,15 @@ class Attendance:
             services.sessions.take, self._assignment.task_id, definition.adapter, directory
         )
         self._mcp = await services.mcp.add(definition.tool_grants, self._tools.perform)
+        tools = self._mcp
+        if (address := self._containment.publish(services.mcp.serve)) is not None:
+            tools = dataclasses.replace(tools, url=f"http://{address}{MCP_PATH}")
         instructions = directory.root / "instructions.md"
-        tools = {name: operation for name, (_, operation) in offered(definition.tool_grants).items()}
-        instructions.write_text(briefs.instructions_of(definition, self._containment.env, tools))
+        names = {name: operation for name, (_, operation) in offered(definition.tool_grants).items()}
+        instructions.write_text(briefs.instructions_of(definition, self._containment.env, names))
         return dataclasses.replace(
             job, home=directory.home, session_dir=directory.session, instructions=instructions,
-            installation=services.installation, tools=self._mcp, ledger=self._ledger,
+            installation=services.installation, tools=tools, ledger=self._ledger,
             session=self._earlier.session if self._earlier else None,
         )  # fmt: skip
 

@@ -62,6 +62,8 @@ class View:
     read_only: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     """Directories and files."""
+    programs: tuple[tuple[Path, Path], ...] = ()
+    """Read-only too: what is there, and where the task sees it."""
 
 
 def arguments(view: View) -> list[str]:
@@ -95,7 +97,10 @@ def arguments(view: View) -> list[str]:
     for path in visible:
         if not _is_below(path, [Path(p) for p in SYSTEM]):
             argv += ["--ro-bind", str(path), str(path)]
-    shown = [*(Path(p) for p in SYSTEM), *visible]
+    for real, seen in view.programs:
+        if not _is_below(seen, [*(Path(p) for p in SYSTEM), *visible]):
+            argv += ["--ro-bind", str(real), str(seen)]
+    shown = [*(Path(p) for p in SYSTEM), *visible, *(seen for _, seen in view.programs)]
     # A file that is replaced would appear again, so its directory goes with it.
     hidden = {
         path if path.is_dir() else path.parent for path in view.hidden if _is_below(path, shown)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from flakes.agents.base import AgentError, AgentEvent, Decision, Question
-from flakes.sandbox.isolation import Box
+from flakes.sandbox.isolation import TOOLS, Box, Serve
 from flakes.sandbox.spawn import Spawned, Spawner
 
 
@@ -41,12 +41,26 @@ class Containment:
         self.cwd = Path("/")
         self.on_question: Callable[[Question], Awaitable[Decision]] | None = None
 
-    def confine(self, root: Path, tools: Path, say: Callable[[str], None]) -> None:
-        """Where the sandbox isolates its tasks: show the processes `root` and `tools` alone, and fit the
-        environment. Called when both, and the environment, are there. Raises `OSError`."""
+    def confine(
+        self,
+        root: Path,
+        tools: Path,
+        say: Callable[[str], None],
+        programs: tuple[tuple[Path, Path], ...] = (),
+    ) -> None:
+        """Where the sandbox isolates its tasks: show the processes `root`, `tools` and `programs` alone, and
+        fit the environment. Called when all of them, and the environment, are there. Raises `OSError`."""
         if self._spawner.isolation is not None:
-            self._box = self._spawner.isolation.box(self._assignment_id, root, tools, say)
+            self._box = self._spawner.isolation.box(self._assignment_id, root, tools, say, programs)
             self.env = self._box.environment(self.env)
+
+    def publish(self, serve: Serve) -> str | None:
+        """Where processes see a loopback of their own: have `serve` answer there, and the address. None
+        where they see the machine's."""
+        if self._box is None:
+            return None
+        self._box.publish(TOOLS, serve)
+        return TOOLS
 
     async def spawn(
         self,

@@ -53,18 +53,14 @@ class Proxy:
         self.allow = tuple(allow)
         self._entries = [parse(text) for text in allow]
         self._say = say
-        self._servers: list[asyncio.Server] = []
         self._serving: set[asyncio.Task[None]] = set()
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Answer on a socket that listens already; takes it over."""
-        server = await asyncio.start_server(self._accept, sock=listener, limit=HEAD_BYTES_MAX)
-        self._servers.append(server)
+    async def serve(self, listener: socket.socket) -> asyncio.Server:
+        """Answer on a socket that listens already; takes it over. Whoever called closes the server."""
+        return await asyncio.start_server(self._accept, sock=listener, limit=HEAD_BYTES_MAX)
 
     async def close(self) -> None:
-        """End every connection, and listen no more."""
-        for server in self._servers:
-            server.close()
+        """End every connection."""
         for task in self._serving:
             task.cancel()
         if self._serving:

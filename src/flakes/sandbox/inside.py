@@ -2,15 +2,16 @@
 
 Run by bubblewrap as process 1 of the task's own process namespace, as ``python -I -S inside.py``, with the
 command's three standard streams, and two sockets: 3 to the supervisor, 4 to the daemon. From 3 it reads the
-job, a decimal length and a newline, then fields that each end with NUL: the loopback port of the proxy (0: no
-network), the limit of processes (0: none), the limit of writable memory in bytes of each process (0: none), the
-file for standard input (empty: as it is), the working directory, the number of arguments, the arguments, and the
-environment as ``NAME=value``. To 3 it writes lines: ``started``, or ``failed WHAT ERRNO NAME``; then
-``exited STATUS`` with the status that wait(2) gave. SIGTERM goes to the command's process group.
+job, a decimal length and a newline, then fields that each end with NUL: the addresses to listen at (``HOST:PORT``
+with commas between, empty: none), the limit of processes (0: none), the limit of writable memory in bytes of each
+process (0: none), the file for standard input (empty: as it is), the working directory, the number of arguments,
+the arguments, and the environment as ``NAME=value``. To 3 it writes lines: ``started``, or
+``failed WHAT ERRNO NAME``; then ``exited STATUS`` with the status that wait(2) gave. SIGTERM goes to the command's
+process group.
 
-With a port it listens there on the loopback of its own network namespace and hands the listening socket to
-the daemon through 4, before the command exists: the daemon serves it, from outside. Nothing that the command
-does later can reach either socket. When this process ends, the kernel ends everything in the namespace.
+At each address it listens on the loopback of its own network namespace, and hands the listening sockets to
+the daemon through 4, in that order and before the command exists: the daemon serves them, from outside. Nothing
+that the command does later can reach either socket. When this process ends, the kernel ends everything in the namespace.
 
 It imports next to nothing, because its start is what isolation costs.
 """
@@ -24,12 +25,12 @@ DAEMON = 4
 
 def main() -> None:
     fields = job()
-    port, processes, data_bytes = (int(fields[index]) for index in range(3))
+    processes, data_bytes = int(fields[1]), int(fields[2])
     stdin, cwd = fields[3], fields[4]
     count = int(fields[5])
     argv, env = fields[6 : 6 + count], fields[6 + count :]
-    if port:
-        hand_over(port)
+    if fields[0]:
+        hand_over(fields[0].split(b","))
     os.close(DAEMON)
     pid = start(argv, env, (stdin, cwd), (processes, data_bytes))
     if pid == 0:
@@ -56,15 +57,19 @@ def receive() -> bytes:
     return data
 
 
-def hand_over(port: int) -> None:
-    """Listen on the loopback and give the socket to the daemon."""
+def hand_over(addresses: list[bytes]) -> None:
+    """Listen on the loopback and give the sockets to the daemon, in one message."""
     import _socket
     import sys
 
-    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(128)
-    rights = listener.fileno().to_bytes(4, sys.byteorder)
+    listeners = []
+    for address in addresses:
+        host, port = address.decode().split(":")
+        listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+        listener.bind((host, int(port)))
+        listener.listen(128)
+        listeners.append(listener)
+    rights = b"".join(each.fileno().to_bytes(4, sys.byteorder) for each in listeners)
     daemon = _socket.socket(fileno=os.dup(DAEMON))
     daemon.sendmsg([b"l"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
 

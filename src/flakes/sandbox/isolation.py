@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,14 @@ from flakes.wire.errors import ApiError
 
 log = structlog.get_logger(__name__)
 
+Serve = Callable[[socket.socket], Awaitable[asyncio.Server]]
+"""Answers on a socket that listens already, and takes it over."""
+
 TRIAL_S: Final = 20.0
+TOOLS: Final = "127.0.0.2:3129"
+"""Where a task's own loopback has its tools. Not 127.0.0.1: a list of what is allowed may name that, and programs
+would then go there through the proxy."""
+LISTENERS_MAX: Final = 4
 EMPTY_S: Final = 2.0
 """How long the kernel may take to notice that a control group is empty."""
 
@@ -78,8 +85,17 @@ class Isolation:
         degree, reason = self._limiter.describe()
         return labels.label("bubblewrap"), degree, reason
 
-    def box(self, assignment_id: str, root: Path, tools: Path, say: Callable[[str], None]) -> Box:
-        """What one task is put into; `root` is its directory. Raises `OSError`."""
+    def box(
+        self,
+        assignment_id: str,
+        root: Path,
+        tools: Path,
+        say: Callable[[str], None],
+        programs: tuple[tuple[Path, Path], ...] = (),
+    ) -> Box:
+        """What one task is put into; `root` is its directory, `programs` what it sees besides, and where.
+        Raises `OSError`, and `config_invalid` for programs that lie beside secrets."""
+        bubblewrap.check([real for real, _ in programs], list(self._hidden))
         (root / "home").mkdir(mode=0o700, exist_ok=True)
         tmp = self._tmp / assignment_id
         tmp.mkdir(mode=0o700, parents=True)
@@ -91,6 +107,7 @@ class Isolation:
             etc=self._etc,
             read_only=self._read_only,
             hidden=self._hidden,
+            programs=programs,
         )
         proxy = egress.Proxy(self._allow, say) if self._allow else None
         name, degree, reason = self.describe()
@@ -141,7 +158,11 @@ class Box:
         self._say = say
         self._memory_mb = memory_mb
         self._processes = 0
-        self._serving: set[asyncio.Task[None]] = set()
+        self._served: dict[str, Serve] = {}
+        if proxy is not None:
+            self._served[f"127.0.0.1:{egress.PORT}"] = proxy.serve
+        self._serving: set[asyncio.Task[asyncio.Server]] = set()
+        self._servers: list[asyncio.Server] = []
         self._closed = False
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
@@ -163,8 +184,13 @@ class Box:
             # Its own loopback is nearer, unless the list means this machine's.
             allowed = {rules.parse(text).host for text in self._proxy.allow}
             own = [name for name in ("localhost", "127.0.0.1", "::1") if name not in allowed]
+            own.append(TOOLS.partition(":")[0])
             fitted["no_proxy"] = fitted["NO_PROXY"] = ",".join(own)
         return fitted
+
+    def publish(self, address: str, serve: Serve) -> None:
+        """Have `serve` answer at an address of the loopback that each process started from here on sees."""
+        self._served[address] = serve
 
     def job(self) -> dict[str, Any]:
         """The part `isolation` of a supervisor's job, for one process. Raises `OSError`."""
@@ -175,20 +201,20 @@ class Box:
             "argv": bubblewrap.arguments(dataclasses.replace(self._view, tmp=tmp)),
             "env": {MARK: self._assignment_id},
             "groups": self._group.procs(),
-            "port": egress.PORT if self._proxy is not None else 0,
+            "listen": ",".join(self._served),
             "processes": self._limiter.processes(),
             "dataBytes": self._limiter.data_bytes(),
         }
 
     def listen(self, channel: socket.socket) -> None:
-        """Serve the listening socket that will come over the channel, once the namespace exists."""
-        if self._proxy is not None:
+        """Serve the listening sockets that will come over the channel, once the namespace exists."""
+        if self._served:
             channel.setblocking(False)
             asyncio.get_running_loop().add_reader(channel, self._take, channel)
 
     def listened(self, channel: socket.socket) -> None:
         """Nothing more is expected on the channel: what came last is taken."""
-        if self._proxy is not None and channel.fileno() >= 0:
+        if self._served and channel.fileno() >= 0:
             self._take(channel)
             if channel.fileno() >= 0:
                 asyncio.get_running_loop().remove_reader(channel)
@@ -198,9 +224,11 @@ class Box:
         if self._closed:
             return
         self._closed = True
+        if self._serving:
+            await asyncio.wait(self._serving)
+        for server in self._servers:
+            server.close()
         if self._proxy is not None:
-            if self._serving:
-                await asyncio.wait(self._serving)
             await self._proxy.close()
         if self._group.out_of_memory():
             limit = f"the memory limit of {self._memory_mb} MiB"
@@ -208,9 +236,8 @@ class Box:
         self._clear(self._group, self._view.tmp)
 
     def _take(self, channel: socket.socket) -> None:
-        assert self._proxy is not None
         try:
-            _, fds, _, _ = socket.recv_fds(channel, 16, 1)
+            _, fds, _, _ = socket.recv_fds(channel, 16, LISTENERS_MAX)
         except BlockingIOError:
             return
         except OSError:
@@ -218,11 +245,16 @@ class Box:
         if not fds:
             asyncio.get_running_loop().remove_reader(channel)
             return
-        listener = socket.socket(fileno=fds[0])
-        listener.setblocking(False)
-        serving = asyncio.create_task(self._proxy.serve(listener))
-        self._serving.add(serving)
-        serving.add_done_callback(self._serving.discard)
+        for fd, serve in zip(fds, self._served.values(), strict=True):
+            listener = socket.socket(fileno=fd)
+            listener.setblocking(False)
+            serving = asyncio.ensure_future(serve(listener))
+            self._serving.add(serving)
+            serving.add_done_callback(self._now_served)
+
+    def _now_served(self, serving: asyncio.Task[asyncio.Server]) -> None:
+        self._serving.discard(serving)
+        self._servers.append(serving.result())
 
 
 async def _clear(group: Group, tmp: Path) -> None:

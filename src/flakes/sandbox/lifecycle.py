@@ -13,13 +13,16 @@ that was done before is not thrown away. Whatever a task does, the daemon lives:
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import structlog
 
 from flakes.agents.base import AgentError, AgentEvent, Driver, Job, TurnResult
+from flakes.agents.programs import files_of
 from flakes.agents.registry import driver_for
 from flakes.core.task import Outcome
 from flakes.sandbox import brief as briefs
@@ -167,7 +170,8 @@ class Lifecycle:
         brief = briefs.brief_of(definition, assignment) if able.directory else definition.body_markdown
         if able.directory:
             self.has_directory = True
-            await self._prepare(assignment, definition, brief)
+            programs = self._programs(definition) if able.converses else ()
+            await self._prepare(assignment, definition, brief, programs)
         job = self._job(assignment, definition, brief)
         if able.converses:
             turn = await self._attend(driver, job, assignment, definition)
@@ -203,8 +207,19 @@ class Lifecycle:
             self._timer = loop.call_later(definition.timeout_s, self.stop, "timeout")
         return assignment, definition
 
+    def _programs(self, definition: TaskDefinition) -> tuple[tuple[Path, Path], ...]:
+        """The agent's own program, which an isolated task sees too. Looked for where the daemon finds
+        programs, whatever PATH the task asks for."""
+        services = self._services
+        path = services.config.env.get("PATH") or services.own_env.get("PATH", os.defpath)
+        return files_of(services.installation.command or (definition.adapter,), path)
+
     async def _prepare(
-        self, assignment: Assignment, definition: TaskDefinition, brief: str
+        self,
+        assignment: Assignment,
+        definition: TaskDefinition,
+        brief: str,
+        programs: tuple[tuple[Path, Path], ...],
     ) -> None:
         """Everything that the task finds, before any process of it starts."""
         directory, services = self._directory, self._services
@@ -221,7 +236,7 @@ class Lifecycle:
         self._containment.env = environment(
             services.config, assignment, definition, directory, services.own_env
         ) | self._tools.env()
-        self._containment.confine(directory.root, self._tools.directory, self._sink.say)
+        self._containment.confine(directory.root, self._tools.directory, self._sink.say, programs)
 
     async def _attend(
         self, driver: Driver, job: Job, assignment: Assignment, definition: TaskDefinition

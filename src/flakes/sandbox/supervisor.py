@@ -4,7 +4,7 @@ Run as ``python -I -S supervisor.py STDIN_FD STDOUT_FD STDERR_FD DAEMON_FD``, st
 a command, started in advance and idle until its job line comes. It refuses to know what the command is for.
 
 Standard input, one JSON object a line: first ``{"argv", "env", "cwd", "stdin": "pipe" | path | null}``, for an
-isolated command with ``"isolation": {"argv", "env", "groups", "port", "processes", "dataBytes"}``, then
+isolated command with ``"isolation": {"argv", "env", "groups", "listen", "processes", "dataBytes"}``, then
 ``{"do": "term"}`` (SIGTERM to the command's process group) or ``{"do": "kill"}``. Standard output:
 ``{"started": pid}`` or ``{"failed": {"what", "errno", "name"}}``; ``{"exited": code, "signal": n | null}``;
 at last ``{"clean": true}`` and the end of the stream.
@@ -367,7 +367,7 @@ def described(job: dict[str, object]) -> bytes:
     isolation: dict[str, object] = job["isolation"]  # type: ignore[assignment]
     argv: list[str] = job["argv"]  # type: ignore[assignment]
     env: dict[str, str] = job["env"]  # type: ignore[assignment]
-    fields = [str(isolation[name]) for name in ("port", "processes", "dataBytes")]
+    fields = [str(isolation[name]) for name in ("listen", "processes", "dataBytes")]
     stdin = job["stdin"]
     fields += ["" if stdin in (None, "pipe") else str(stdin)]
     fields += [str(job["cwd"]), str(len(argv)), *argv]

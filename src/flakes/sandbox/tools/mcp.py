@@ -2,8 +2,8 @@
 
 Streamable HTTP as the specification has it, and of it what a server of plain tools needs: JSON-RPC requests
 by POST, each answered by one JSON body (`initialize`, `ping`, `tools/list`, `tools/call`; notifications by
-202), no stream of our own (GET is 405), no sessions. It listens on loopback only; a bearer opens one
-task's tools and nothing else, from the task's start to its end. A tool that is refused answers as a tool
+202), no stream of our own (GET is 405), no sessions. It listens on loopback only, and where a task has a
+loopback of its own, on that; a bearer opens one task's tools and nothing else, from the task's start to its end. A tool that is refused answers as a tool
 error, in the words that the `flakes` command would print.
 """
 
@@ -13,6 +13,7 @@ import asyncio
 import hmac
 import json
 import secrets
+import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -86,6 +87,10 @@ class McpEndpoint:
         bearer = secrets.token_urlsafe(32)
         self._tasks[bearer] = _Task(offered(grants), perform)
         return Tools(self._url, bearer)
+
+    async def serve(self, listener: socket.socket) -> asyncio.Server:
+        """Answer on a socket that listens already, too; takes it over. Whoever called closes the server."""
+        return await asyncio.start_server(self._serve, sock=listener, limit=HEAD_BYTES_MAX)
 
     def remove(self, tools: Tools) -> None:
         """The bearer opens nothing from here on."""
