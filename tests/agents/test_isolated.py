@@ -5,6 +5,7 @@ Their model is reached through the list of what is allowed, their tools on the l
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ CREDENTIAL = "the-credential-of-a-user-3051"
 def claude(model: ScriptedModel, directory: Path) -> Agent:
     own = directory / "claude-config"
     own.mkdir()
-    (own / ".credentials.json").write_text('{"mine": "%s"}' % CREDENTIAL)
+    (own / ".credentials.json").write_text(json.dumps({"mine": CREDENTIAL}))
     config = {
         "agent": {"command": installed.claude(), "configDir": str(own)},
         "env": {
@@ -43,7 +44,7 @@ def codex(model: ScriptedModel, directory: Path) -> Agent:
     own = directory / "codex-config"
     own.mkdir()
     (own / "config.toml").write_text(CONFIG.format(url=model.url))
-    (own / "auth.json").write_text('{"OPENAI_API_KEY": "%s"}' % CREDENTIAL)
+    (own / "auth.json").write_text(json.dumps({"OPENAI_API_KEY": CREDENTIAL}))
     config = {
         "agent": {"command": installed.codex(), "configDir": str(own)},
         "env": {"SCRIPTED_KEY": "none-of-your-business"},
@@ -53,9 +54,8 @@ def codex(model: ScriptedModel, directory: Path) -> Agent:
 
 def pi(model: ScriptedModel, directory: Path) -> Agent:
     config = pi_config(installed.pi(), model, directory)
-    (directory / "pi-config" / "auth.json").write_text(
-        '{"other": {"type": "api_key", "key": "%s"}}' % CREDENTIAL
-    )
+    other = {"other": {"type": "api_key", "key": CREDENTIAL}}
+    (directory / "pi-config" / "auth.json").write_text(json.dumps(other))
     return Agent("pi", config, "scripted/one", costs=True)
 
 
