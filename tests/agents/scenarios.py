@@ -115,6 +115,20 @@ def briefing(s: Setting) -> None:
     assert session.data["resumed"] is False
 
 
+def not_verified(s: Setting) -> None:
+    """F15: it says it is done and leaves what it promised; a line that must pass does not, and that counts."""
+    result, _ = s.run(
+        {"sh": "echo wrong > $FLAKES_OUTPUTS/note"}, {"say": "all done"},
+        verify=["test -s $FLAKES_OUTPUTS/note", "grep right $FLAKES_OUTPUTS/note"], **NOTE,
+    )  # fmt: skip
+    assert result.outcome is Outcome.FAILED
+    assert result.error is not None
+    assert result.error.code == "verify_failed"
+    assert result.text == "all done"
+    assert [each.passed for each in result.evidence] == [True, False]
+    assert result.outputs["note"].text == "wrong\n"
+
+
 def steer(s: Setting) -> None:
     """A message into a running turn is heard before the turn is over."""
     go = s.directory / s.name()

@@ -1,6 +1,7 @@
 """The real agents behind bubblewrap: they work as ever, see nothing else, and leave nothing however they end.
 
 Their model is reached through the list of what is allowed, their tools on the loopback of their own namespace.
+That nothing is left holds without isolation too, which one of them shows.
 """
 
 from __future__ import annotations
@@ -59,32 +60,41 @@ def pi(model: ScriptedModel, directory: Path) -> Agent:
     return Agent("pi", config, "scripted/one", costs=True)
 
 
-@pytest.fixture(scope="module", params=[pi, claude, codex], ids=["pi", "claude", "codex"])
-def isolated(
+@pytest.fixture(
+    scope="module",
+    params=[(pi, True), (claude, True), (codex, True), (codex, False)],
+    ids=["pi", "claude", "codex", "codex-process"],
+)
+def contained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Setting]:
-    make: Callable[[ScriptedModel, Path], Agent] = request.param
+    make: Callable[[ScriptedModel, Path], Agent] = request.param[0]
     directory = tmp_path_factory.mktemp("isolated")
     with ScriptedModel() as model:
         agent = make(model, directory)
-        allow = [model.url.removeprefix("http://")]
-        agent.config["isolation"] = {"kind": "bubblewrap", "networkAllow": allow}
+        if request.param[1]:
+            allow = [model.url.removeprefix("http://")]
+            agent.config["isolation"] = {"kind": "bubblewrap", "networkAllow": allow}
         yield from setting(agent, model, directory)
 
 
 @pytest.mark.parametrize(
     "scenario",
-    [scenarios.task, scenarios.host_tool, scenarios.crash_and_resume, scenarios.error_400],
+    [scenarios.task, scenarios.host_tool, scenarios.crash_and_resume, scenarios.error_400, scenarios.not_verified],
     ids=lambda scenario: scenario.__name__,
 )
-def test_it_works_as_ever(scenario: scenarios.Scenario, isolated: Setting) -> None:
-    scenario(isolated)
-    left(isolated)
+def test_it_works_as_ever(scenario: scenarios.Scenario, contained: Setting) -> None:
+    if contained.agent.adapter != "codex" and scenario in (scenarios.error_400, scenarios.not_verified):
+        pytest.skip("the one that starts fastest shows it")
+    scenario(contained)
+    left(contained)
 
 
-def test_it_reaches_its_model_and_nothing_else(isolated: Setting) -> None:
-    """Nor the daemon's token, another home, or the credential that its own home has a copy of."""
-    s = isolated
+def test_it_reaches_its_model_and_nothing_else(contained: Setting) -> None:
+    """Nor the daemon's token, or what else there is on the machine."""
+    s = contained
+    if "isolation" not in s.agent.config:
+        pytest.skip("without isolation a task may read what its user may")
     token = s.daemon.directory / "token"
     other = s.directory / "not-for-tasks"
     other.write_text("not-for-tasks-3052")
@@ -107,9 +117,9 @@ def test_it_reaches_its_model_and_nothing_else(isolated: Setting) -> None:
     left(s)
 
 
-def test_nothing_is_left_after_cancel_and_timeout(isolated: Setting) -> None:
+def test_nothing_is_left_after_cancel_and_timeout(contained: Setting) -> None:
     """F12, F24."""
-    s = isolated
+    s = contained
     for more, end in (({}, Outcome.CANCELLED), ({"timeoutS": 4.0}, Outcome.FAILED)):
         word = str(6_000_000 + int(time.time() * 1000) % 1_000_000)
         assignment = s.start({"sh": f"setsid sleep {word} & sleep {word}"}, **more)

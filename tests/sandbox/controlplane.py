@@ -28,6 +28,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flakes.wire.codec import decode, encode
+from flakes.wire.errors import ApiError
 from flakes.wire.sandbox_stream import (
     PROTOCOL,
     Accepted,
@@ -92,6 +93,8 @@ class ControlPlane:
         self.keys: list[str | None] = []
         """The Idempotency-Key of every operation that arrived."""
         self.refuse_operations = 0
+        self.full = False
+        """Its disk is, for as long as this holds."""
         self.heartbeat_s = 0.2
         self.window = 1000
         self.connections = 0
@@ -292,6 +295,8 @@ class ControlPlane:
 
     async def _put_blob(self, request: Request) -> Response:
         assert request.headers["authorization"] == f"Bearer {TOKEN}"
+        if self.full:
+            return _storage_full()
         if self.refuse_uploads:
             self.refuse_uploads -= 1
             return Response(status_code=503)
@@ -318,11 +323,18 @@ class ControlPlane:
             self.asked.append((path["assignment_id"], path["name"], body))
             self.changed.notify_all()
             self.keys.append(request.headers.get("idempotency-key"))
+        if self.full:
+            return _storage_full()
         if self.refuse_operations:
             self.refuse_operations -= 1
             return Response(status_code=503)
         status, answer = self.answers.get(path["name"], (200, {}))
         return Response(encode(answer), status, media_type="application/json")
+
+
+def _storage_full() -> Response:
+    error = ApiError("storage_full", "the disk of the server is full; nothing was changed", "free some space there")
+    return Response(encode(error.body()), error.status, media_type="application/json")
 
 
 class DaemonProcess:

@@ -259,7 +259,7 @@ def _resumed(job: Job) -> str | None:
     if job.session is None:
         return None
     found = sorted(job.session_dir.rglob(f"*{job.session.value}.jsonl"))
-    if not found:
+    if not found or found[-1].is_symlink() or not found[-1].resolve().is_relative_to(job.session_dir.resolve()):
         return None
     head, _, rest = found[-1].read_bytes().partition(b"\n")
     try:

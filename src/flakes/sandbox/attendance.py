@@ -107,13 +107,16 @@ class Attendance:
             self._services.mcp.remove(self._mcp)
 
     async def close(self, outcome: Outcome) -> None:
-        """Say the last of the transcript, and keep what an interrupted attempt leaves for the next one."""
+        """Say the last of the transcript, and keep what an interrupted attempt leaves for the next one. Its
+        home goes at once: it has copies of credentials."""
         for path in await asyncio.to_thread(credentials.settle, self._ledger):
             text = f"the agent renewed {path}, which had changed meanwhile: the newer original was kept"
             await self._containment.emit(AgentEvent("notice", {"level": "warning", "text": text}))
         self._transcript.flush()
+        await asyncio.to_thread(self._directory.remove_home)
         if outcome in (Outcome.LOST, Outcome.RETRYABLE):
-            await asyncio.to_thread(self._services.sessions.keep, self._directory)
+            keep = self._services.sessions.keep
+            await asyncio.to_thread(keep, self._directory, self._assignment.task_id)
 
     async def _equipped(self, job: Job) -> Job:
         """The job with what only agents get."""

@@ -1,7 +1,8 @@
 """Content too large for the stream, over HTTP: blobs up and down, and assignments to fetch.
 
 Everything is retried with back-off while the control plane is away: the task's work is done, only its
-delivery waits. Refusals that time will not mend are raised. Paths are streamed, never held in memory.
+delivery waits. A control plane whose disk is full is waited for a while only. Refusals that time will not mend
+are raised. Paths are streamed, never held in memory.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from flakes.agents.base import AgentError
+from flakes.sandbox.tools.forward import storage_full
 from flakes.wire.addresses import Rotation, split
 from flakes.wire.codec import decode
 from flakes.wire.config import SandboxConfig, credential
@@ -37,6 +40,7 @@ class RefusedError(Exception):
     def __init__(self, status: int, what: str, body: str) -> None:
         super().__init__(f"the control plane answered {status} to {what}: {body}")
         self.status = status
+        self.body = body
 
 
 class BlobClient:
@@ -110,6 +114,7 @@ class BlobClient:
         import httpx2
 
         tries = 0
+        full_s: float | None = None
         while True:
             try:
                 await attempt()
@@ -118,6 +123,12 @@ class BlobClient:
             except RefusedError as error:
                 if error.status < 500 and error.status not in (408, 425, 429):
                     raise
+                full_s = (full_s or time.monotonic()) if storage_full(error.body.encode()) else None
+                if full_s is not None and time.monotonic() - full_s > self._config.storage_full_s:
+                    raise AgentError(
+                        "storage_full", f"the disk of the server is full: {what} was refused for too long",
+                        "free some space there, and retry the task", retryable=True,
+                    ) from error  # fmt: skip
                 reason = str(error)
             else:
                 return

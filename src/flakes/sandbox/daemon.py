@@ -398,8 +398,10 @@ class Daemon:
         for ledger in self._services.ledgers.glob("*"):
             await asyncio.to_thread(credentials.settle, ledger)
         for row in interrupted:
-            kept = TaskDirectory(Path(row.directory))
-            await asyncio.to_thread(self._services.sessions.keep, kept)
+            left = TaskDirectory(Path(row.directory))
+            await asyncio.to_thread(left.remove_home)
+            if (assignment := _decoded(row)) is not None:
+                await asyncio.to_thread(self._services.sessions.keep, left, assignment.task_id)
         await asyncio.to_thread(self._services.sessions.prune)
         for row in interrupted:
             held = Held(row.assignment_id, "running", TaskDirectory(Path(row.directory)))
@@ -418,12 +420,8 @@ class Daemon:
             await asyncio.to_thread(self._remove_strays, {row.directory for row in rows})
 
     def _revive(self, held: Held, row: Row) -> bool:
-        try:
-            held.assignment = decode(row.payload, Assignment)
-        except BodyError as error:
-            log.error("stored assignment not understood", id=row.assignment_id, reason=str(error))
-            return False
-        return True
+        held.assignment = _decoded(row)
+        return held.assignment is not None
 
     async def _make_sure_gone(self, rows: list[Row]) -> None:
         for row in rows:
@@ -444,3 +442,11 @@ class Daemon:
             for path in parent.iterdir():
                 if str(path) not in wanted:
                     TaskDirectory(path).remove()
+
+
+def _decoded(row: Row) -> Assignment | None:
+    try:
+        return decode(row.payload, Assignment)
+    except BodyError as error:
+        log.error("stored assignment not understood", id=row.assignment_id, reason=str(error))
+        return None

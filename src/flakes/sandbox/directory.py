@@ -84,6 +84,13 @@ class TaskDirectory:
         if self.root.exists():
             shutil.rmtree(self.root, onerror=_make_removable)
 
+    def remove_home(self) -> None:
+        """Remove an agent's home, and with it its copies of credentials; blocking."""
+        if self.home.is_symlink():
+            self.home.unlink()
+        elif self.home.exists():
+            shutil.rmtree(self.home, onerror=_make_removable)
+
     def is_disk_full(self) -> bool:
         """Whether the file system is (almost) out of space or of files."""
         try:

@@ -58,7 +58,7 @@ async def collect(
     warn: Callable[[TaskWarning], None],
 ) -> dict[str, Output]:
     """Find, check and upload, when no process of the task is left to exchange them; raises `AgentError` (`output_missing`, `output_invalid`,
-    `output_too_large`, `output_unsupported`). `warn` is told of optional outputs that are left out."""
+    `output_too_large`, `output_unreadable`, `output_unsupported`). `warn` is told of optional outputs that are left out."""
     found, left_out = await asyncio.to_thread(find, declared, directory)
     for each in left_out:
         warn(each)
@@ -100,7 +100,7 @@ def find(
     missing: list[str] = []
     for key, declaration in declared.items():
         try:
-            found[key] = _found(key, declaration, directory)
+            found[key] = _readable(key, declaration, directory)
         except AgentError as error:
             if not declaration.required:
                 message = f"{error.message}; it is optional and left out"
@@ -112,6 +112,18 @@ def find(
     if missing:
         raise _missing(missing, directory)
     return found, left_out
+
+
+def _readable(key: str, declaration: OutputDeclaration, directory: Path) -> Found:
+    """What is there, however the task left it: a file that cannot be read is the task's failure."""
+    try:
+        return _found(key, declaration, directory)
+    except OSError as error:
+        raise AgentError(
+            "output_unreadable",
+            f"the output `{key}` in {directory} cannot be read: {error.strerror or error}",
+            "leave it as a plain file that its owner may read (`chmod u+r`)",
+        ) from error
 
 
 def _found(key: str, declaration: OutputDeclaration, directory: Path) -> Found:

@@ -9,6 +9,8 @@ an attempt that ends for good leaves nothing. What no attempt has come for in a 
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 import shutil
 import time
 from pathlib import Path
@@ -49,8 +51,13 @@ class Sessions:
         self._root = root
 
     def note(self, directory: TaskDirectory, record: Record) -> None:
-        """Write down whose session this is, for whoever finds the directory after a crash."""
-        (directory.root / RECORD).write_bytes(encode(record))
+        """Write down whose session this is, for whoever finds the directory after a crash. The agent may be
+        at work in there already: what it put under that name is replaced, never followed."""
+        new = directory.root / f".{RECORD}.{secrets.token_hex(8)}"
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(encode(record))
+        new.replace(directory.root / RECORD)
 
     def take(self, task_id: str, adapter: str, directory: TaskDirectory) -> Record | None:
         """Move what an earlier attempt left into a fresh directory; its record, or None when there is nothing."""
@@ -67,17 +74,18 @@ class Sessions:
         shutil.rmtree(kept, ignore_errors=True)
         return record
 
-    def keep(self, directory: TaskDirectory) -> None:
-        """Move what an interrupted attempt left behind here, if it was an agent's with a session."""
+    def keep(self, directory: TaskDirectory, task_id: str) -> None:
+        """Move what an interrupted attempt of the task left behind here, if it was an agent's with a session.
+        The record lay in the hands of the task, so it is not believed whose it is."""
         record = _read(directory.root / RECORD)
-        if record is None or record.session is None:
+        if record is None or record.session is None or record.task_id != task_id:
             return
         kept = self._place(record.task_id)
         shutil.rmtree(kept, ignore_errors=True)
         try:
             kept.mkdir(parents=True, mode=0o700)
             for name in _CARRIED:
-                if (directory.root / name).is_dir():
+                if (directory.root / name).is_dir() and not (directory.root / name).is_symlink():
                     shutil.move(directory.root / name, kept / name)
             shutil.move(directory.root / RECORD, kept / RECORD)  # last: without it nothing is taken
         except OSError as error:
@@ -96,6 +104,8 @@ class Sessions:
 
 
 def _read(path: Path) -> Record | None:
+    if path.is_symlink() or not path.is_file():
+        return None
     try:
         return decode(path.read_bytes(), Record)
     except (OSError, BodyError):

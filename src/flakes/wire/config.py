@@ -180,6 +180,8 @@ class SandboxConfig(Body, frozen=True, kw_only=True):
     keep_directories: bool = False
     """Keep each task's directory after its result is acknowledged (for debugging)."""
     log_format: LogFormat = "text"
+    storage_full_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
+    """How long the server's disk may be full before a task that stores something is refused."""
     isolation: Isolation = Isolation()
 
 

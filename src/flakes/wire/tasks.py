@@ -127,8 +127,8 @@ class TaskError(Frozen, frozen=True, kw_only=True, omit_defaults=True):
 class TaskWarning(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """What is not as it should be without failing the task; `output` is the key that it is about.
 
-    Codes: `output_missing`, `output_too_large`, `output_invalid`, `output_unsupported`; of the agent,
-    `agent_untested`.
+    Codes: `output_missing`, `output_too_large`, `output_invalid`, `output_unreadable`, `output_unsupported`; of
+    the agent, `agent_untested`.
     """
 
     code: str

@@ -1,7 +1,8 @@
 """Operations on their way to the control plane, over HTTP, for as long as it takes.
 
-A control plane that is away or busy is waited for: the task works on or waits, as it likes. Everything
-else that it answers, refusals included, is the task's to read. Operations are idempotent, so one whose
+A control plane that is away or busy is waited for: the task works on or waits, as it likes. One whose disk is
+full is waited for a while only: somebody has to make room there, and the task had better know. Everything else
+that it answers, refusals included, is the task's to read. Operations are idempotent, so one whose
 answer was lost is sent again.
 """
 
@@ -10,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from flakes.wire.addresses import Rotation, is_loopback, split
@@ -46,6 +49,7 @@ class Forwarder:
         known = OPERATIONS.get(operation)
         once = {"idempotency-key": secrets.token_hex(16)} if known is not None and known.once else {}
         tries = 0
+        full_s: float | None = None
         while True:
             try:
                 url = self._servers.current + path
@@ -54,6 +58,9 @@ class Forwarder:
                 reason = str(error) or type(error).__name__
             else:
                 if response.status_code not in AWAY:
+                    return response.status_code, response.content
+                full_s = (full_s or time.monotonic()) if storage_full(response.content) else None
+                if full_s is not None and time.monotonic() - full_s > self._config.storage_full_s:
                     return response.status_code, response.content
                 reason = f"it answered {response.status_code}"
             self._servers.turn()
@@ -82,3 +89,12 @@ class Forwarder:
     def _headers(self) -> dict[str, str]:
         token = credential(Path(self._config.credential_file))
         return {"authorization": f"Bearer {token}", "content-type": "application/json"}
+
+
+def storage_full(body: bytes) -> bool:
+    """Whether the control plane says that its disk is full."""
+    try:
+        found = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return False
+    return isinstance(found, dict) and found.get("error") == "storage_full"
