@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from agents import installed
 from agents.scenarios import SCENARIOS, Scenario
-from agents.setting import Agent, Setting, setting
+from agents.setting import APPROVED, DENIED, Agent, Setting, setting
+from flakes.core.task import Outcome
 from models.scripted import ScriptedModel
 
 CONFIG = """\
@@ -47,3 +50,46 @@ def codex(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_codex(scenario: Scenario, codex: Setting) -> None:
     scenario(codex)
+
+
+def test_a_budget_that_others_share(codex: Setting) -> None:
+    """A slice is reserved before anything is spent; when nothing is left the owner is asked, and goes on or not."""
+    s = codex
+    limit = [250]
+
+    def reserve(body: dict[str, Any]) -> dict[str, Any]:
+        grant = {"tokens": limit[0]}
+        if body["tokens"] < limit[0]:
+            return grant
+        short = {"scope": "run", "scopeId": "run_1", "key": "a-run", "bound": "tokens"}
+        return grant | {"shortage": short | {"spent": body["tokens"], "limit": limit[0]}}
+
+    def extend(body: dict[str, Any]) -> dict[str, Any]:
+        assert body == {"permissionRequestId": "perm_1"}
+        limit[0] += 1000
+        return {"bound": "tokens", "limit": limit[0]}
+
+    steps = [{"sh": "sleep 0.4; echo 1"}, {"sh": "sleep 0.4; echo 2"}, {"sh": "sleep 0.4; echo 3"}, {"say": "all done"}]
+    shared = {"budget.reserve": (200, reserve), "budget.extend": (200, extend)}
+    for answer, outcome in ((APPROVED, Outcome.SUCCEEDED), (DENIED, Outcome.FAILED)):
+        limit[0] = 250
+        s.plane.asked.clear()
+        with s.answering(answer):
+            s.plane.answers |= shared
+            assignment = s.task(*steps, body=s.name())
+            assignment = msgspec.structs.replace(assignment, shares_budgets=True)
+            s.plane.offer(assignment)
+            result = s.end(assignment)
+        assert result.outcome is outcome, s.told(assignment)
+        names = [name for a, name, _ in s.plane.asked if a == assignment.assignment_id]
+        assert names[0] == "budget.reserve"
+        (body,) = [b for a, n, b in s.plane.asked if (a, n) == (assignment.assignment_id, "permission.ask")]
+        assert body["action"] == "extend"
+        assert (body["details"]["scope"], body["details"]["limit"]) == ("run", 250)
+        if outcome is Outcome.SUCCEEDED:
+            assert names.count("budget.extend") == 1
+            assert [e.data["source"] for e in s.entries(assignment, "prompt")] == ["brief", "budget"]
+        else:
+            assert result.error is not None
+            assert result.error.code == "budget_exhausted"
+            assert "the run a-run has used" in result.error.message

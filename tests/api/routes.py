@@ -151,6 +151,7 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "run.tasks": {},
     "journal.read": {},
     "journal.append": {"at": 0, "entries": ['{"k": "module"}']},
+    "budget.reserve": {"tokens": 10},
     "permission.ask": {"operationId": "second", "prompt": "May I really?"},
 }
 """A body that each operation takes, for the world's running task."""

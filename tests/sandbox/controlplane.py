@@ -329,6 +329,7 @@ class ControlPlane:
             self.refuse_operations -= 1
             return Response(status_code=503)
         status, answer = self.answers.get(path["name"], (200, {}))
+        answer = answer(body) if callable(answer) else answer
         return Response(encode(answer), status, media_type="application/json")
 
 

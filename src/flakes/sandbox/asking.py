@@ -60,6 +60,13 @@ class Permissions:
         self, operation_id: str, prompt: str, action: str, details: Mapping[str, Any]
     ) -> Decision:
         """Ask the owner of the run, and wait for as long as it takes."""
+        decision, _ = await self.request(operation_id, prompt, action, details)
+        return decision
+
+    async def request(
+        self, operation_id: str, prompt: str, action: str, details: Mapping[str, Any]
+    ) -> tuple[Decision, str]:
+        """Like `ask`; with the id of the request, empty when it could not be asked."""
         text = encode(details)
         fits = len(text) <= limits.PERMISSION_DETAILS_BYTES_MAX
         body = PermissionAsk(
@@ -73,8 +80,8 @@ class Permissions:
             )
             found = await self._operate("permission.status", encode(poll))
         if isinstance(found, Permission):
-            return Decision(found.decision == "approved", found.reason or "")
-        return Decision(False, f"the question could not be asked: {found}")
+            return Decision(found.decision == "approved", found.reason or ""), found.permission_request_id
+        return Decision(False, f"the question could not be asked: {found}"), ""
 
     async def _operate(self, operation: str, body: bytes) -> Permission | str:
         status, answer = await self._forwarder.ask(self._assignment_id, operation, body)

@@ -26,7 +26,7 @@ from flakes.core.task import Outcome
 from flakes.sandbox import brief as briefs
 from flakes.sandbox import outputs
 from flakes.sandbox.asking import Permissions
-from flakes.sandbox.budgets import Budget
+from flakes.sandbox.budgets import Budget, SharedBudget
 from flakes.sandbox.containment import Containment
 from flakes.sandbox.conversation import Conversation
 from flakes.sandbox.directory import TaskDirectory
@@ -81,7 +81,11 @@ class Attendance:
         )  # fmt: skip
         conversation = Conversation(
             driver, inbox, self._transcript, permissions,
-            Budget(definition.budget, assignment.spent), self._problem,
+            Budget(assignment.task_id, definition.budget, assignment.spent, assignment.extended),
+            SharedBudget(
+                assignment.assignment_id, self._services.forwarder, shares=assignment.shares_budgets
+            ),
+            self._problem,
         )  # fmt: skip
         self._conversation = conversation
 

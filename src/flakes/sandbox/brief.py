@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from flakes.agents.base import AgentError
 from flakes.core.limits import KIB
-from flakes.sandbox.budgets import Hit
 from flakes.sandbox.directory import artifact_names
 from flakes.wire.operations import Operation
 from flakes.wire.sandbox_stream import Assignment
@@ -110,9 +109,14 @@ def correction(problem: AgentError) -> str:
     return f"The task is not done yet: {problem.message}{fix}.{details}\n\nMend that, then close again."
 
 
-def extended(hit: Hit) -> str:
+def extended(why: str) -> str:
     """The turn after a budget was extended."""
-    return f"You were stopped because {hit.sentence}. Its owner has extended the budget: go on where you were."
+    return f"You were stopped because {why}. There is more now: go on where you were."
+
+
+def resumed_after_pause() -> str:
+    """The turn after a pause that nobody had to end."""
+    return "You were paused for a while, for a reason that is none of yours. Go on where you were."
 
 
 def _output(key: str, declared: OutputDeclaration) -> str:

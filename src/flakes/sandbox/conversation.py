@@ -20,12 +20,15 @@ import msgspec
 
 from flakes.agents.base import AgentError, AgentEvent, Capabilities, Driver, TurnResult
 from flakes.sandbox.asking import Permissions
-from flakes.sandbox.brief import correction, extended
-from flakes.sandbox.budgets import Budget, Hit
+from flakes.sandbox.brief import correction, extended, resumed_after_pause
+from flakes.sandbox.budgets import Budget, Hit, SharedBudget
 from flakes.sandbox.inbox import Inbox
 from flakes.sandbox.transcript import TranscriptSink, agent_usage
+from flakes.wire.transcripts import AgentUsage
 
 CORRECTIONS_MAX: Final = 2
+PATIENCE_S: Final = 10.0
+"""How long an agent whose slice is spent works on while the control plane does not say whether it may."""
 
 Problem = Callable[[], Awaitable[AgentError | None]]
 """What is wrong with the declared outputs as they are now."""
@@ -41,6 +44,7 @@ class Conversation:
         transcript: TranscriptSink,
         permissions: Permissions,
         budget: Budget,
+        shared: SharedBudget,
         problem: Problem,
     ) -> None:
         self._driver = driver
@@ -48,27 +52,33 @@ class Conversation:
         self._transcript = transcript
         self._permissions = permissions
         self._budget = budget
+        self._shared = shared
         self._problem = problem
         self._hit: Hit | None = None
+        self._waits = False
+        """The turn was interrupted because the control plane does not answer."""
         self._interrupting: asyncio.Task[None] | None = None
+        self._reserving: asyncio.Task[None] | None = None
+        self._unpriced = False
         self._began_s = time.monotonic()
         self._paused_s = 0.0
+        transcript.worked_ms = self._worked_ms
 
     async def run(self, text: str, op_id: str, source: str) -> TurnResult:
         """Take turns until there is nothing more to say; the last one's end."""
         corrections = 0
-        if (hit := self._over()) is not None and (refused := await self._ask_to_extend(hit)) is not None:
-            return refused  # earlier attempts have used it up
+        if (refused := await self._allowed()) is not None:
+            return refused  # others, or earlier attempts, have used it up
         while True:
             turn = await self._turn(text, op_id, source)
             if turn.status not in ("completed", "interrupted"):
                 return turn
-            if turn.status == "interrupted" and self._hit is not None:
-                hit, self._hit = self._hit, None
-                refused = await self._ask_to_extend(hit)
-                if refused is not None:
+            if turn.status == "interrupted" and (self._hit is not None or self._waits):
+                hit, self._hit, self._waits = self._hit, None, False
+                if (refused := await self._allowed(hit)) is not None:
                     return refused
-                text, op_id, source = extended(hit), f"{op_id} extended", "budget"
+                text = extended(hit.sentence) if hit is not None else resumed_after_pause()
+                op_id, source = f"{op_id} extended", "budget"
                 continue
             said = await self._inbox.follow_up()
             if said is not None:
@@ -86,12 +96,14 @@ class Conversation:
     async def _turn(self, text: str, op_id: str, source: str) -> TurnResult:
         about = {"text": text, "source": source, "id": op_id}
         self._transcript.add("prompt", about)
-        watch = asyncio.create_task(self._watch_time()) if self._budget.wall_ms is not None else None
+        watch = asyncio.create_task(self._watch_time()) if self._wall_ms() is not None else None
         try:
             turn = await self._driver.turn(text, op_id)
         finally:
-            if watch is not None:
-                watch.cancel()
+            for task in (watch, self._reserving):
+                if task is not None:
+                    task.cancel()
+            self._reserving = None
             if self._interrupting is not None:
                 await asyncio.wait({self._interrupting})
                 self._interrupting = None
@@ -100,30 +112,55 @@ class Conversation:
             ended["error"] = {"code": turn.error.code, "message": turn.error.message}
         if turn.usage is not None:
             ended["usage"] = msgspec.to_builtins(agent_usage(turn.usage))
+        if "wallMs" in self._budget or "wallMs" in self._shared:
+            self._transcript.tell_usage()
         self._transcript.add("turn", ended)
-        if turn.status == "completed" and self._hit is not None:
-            self._hit = None  # it was done before it could be interrupted
+        if turn.status == "completed":
+            self._hit, self._waits = None, False  # it was done before it could be interrupted
         return turn
 
     # ---- budgets
 
     def spent(self, event: AgentEvent) -> None:
-        """Something was spent: interrupt the turn when that was too much."""
-        if event.kind == "usage":
-            self._look_at_budget()
+        """Something was spent: reserve more of what is shared, and interrupt the turn when it was too much."""
+        if event.kind != "usage":
+            return
+        priced = event.data["usage"].cost_usd is not None
+        if not priced and not self._unpriced and ("costMicroUsd" in self._budget or "costMicroUsd" in self._shared):
+            self._unpriced = True
+            text = "the agent does not say what it costs: its budget of money bounds nothing"
+            self._transcript.add("notice", {"level": "warning", "text": text})
+        self._look_at_budget()
 
     def _look_at_budget(self) -> None:
-        if not self._budget or self._hit is not None:
+        if self._hit is not None or self._waits:
             return
-        self._hit = self._over()
+        now = self._usage()
+        self._hit = self._budget.hit(now) or self._shared.hit(now)
         if self._hit is not None:
-            self._transcript.add("notice", {"level": "warning", "text": self._hit.sentence})
-            # Not from within the driver's own reading, which the interrupt may wait for.
-            self._interrupting = asyncio.create_task(self._interrupt())
+            self._stop(self._hit.sentence)
+        elif self._reserving is None and self._shared.due(now):
+            self._reserving = asyncio.create_task(self._reserve())
 
-    def _over(self) -> Hit | None:
-        worked_ms = int((time.monotonic() - self._began_s - self._paused_s) * 1000)
-        return self._budget.hit(agent_usage(self._transcript.usage), worked_ms)
+    async def _reserve(self) -> None:
+        """The next slice, while the agent works on; for too long it does not without one."""
+        asking = asyncio.ensure_future(self._shared.reserve(self._usage()))
+        try:
+            await asyncio.wait({asking}, timeout=PATIENCE_S)
+            while not asking.done():
+                if self._shared.spent(self._usage()) and not self._waits:
+                    self._waits = True
+                    self._stop("the control plane does not say whether the agent may spend more")
+                await asyncio.wait({asking}, timeout=1.0)
+        finally:
+            asking.cancel()
+        self._reserving = None
+        self._look_at_budget()
+
+    def _stop(self, why: str) -> None:
+        self._transcript.add("notice", {"level": "warning", "text": why})
+        # Not from within the driver's own reading, which the interrupt may wait for.
+        self._interrupting = asyncio.create_task(self._interrupt())
 
     async def _interrupt(self) -> None:
         try:
@@ -131,27 +168,60 @@ class Conversation:
         except AgentError as error:
             self._transcript.add("notice", {"level": "error", "text": error.message})
 
+    def _usage(self) -> AgentUsage:
+        return msgspec.structs.replace(agent_usage(self._transcript.usage), worked_ms=self._worked_ms())
+
+    def _worked_ms(self) -> int:
+        return int((time.monotonic() - self._began_s - self._paused_s) * 1000)
+
+    def _wall_ms(self) -> int | None:
+        return min((ms for ms in (self._budget.wall_ms, self._shared.wall_ms) if ms is not None), default=None)
+
     async def _watch_time(self) -> None:
-        while (wall_ms := self._budget.wall_ms) is not None:
-            worked_s = time.monotonic() - self._began_s - self._paused_s
-            await asyncio.sleep(max(0.01, wall_ms / 1000 - worked_s))
+        while (wall_ms := self._wall_ms()) is not None:
+            await asyncio.sleep(max(0.05, (wall_ms - self._worked_ms()) / 1000))
             self._look_at_budget()
 
-    async def _ask_to_extend(self, hit: Hit) -> TurnResult | None:
+    async def _allowed(self, hit: Hit | None = None) -> TurnResult | None:
+        """Until the agent may spend again: a slice of what is shared, and what owners say of what is used up.
+        None when it may, else how the attempt ends."""
         paused_s = time.monotonic()
-        details = {"budget": hit.name, "spent": hit.spent, "limit": hit.limit}
+        try:
+            while True:
+                if hit is None or hit.shared:
+                    await self._shared.reserve(self._usage_at(paused_s))
+                    hit = self._budget.hit(self._usage_at(paused_s)) or self._shared.hit(self._usage_at(paused_s))
+                if hit is None:
+                    return None
+                if (refused := await self._ask_to_extend(hit)) is not None:
+                    return refused
+                hit = None
+        finally:
+            self._paused_s += time.monotonic() - paused_s
+
+    def _usage_at(self, at_s: float) -> AgentUsage:
+        """What had been spent when a pause began."""
+        worked_ms = int((at_s - self._began_s - self._paused_s) * 1000)
+        return msgspec.structs.replace(agent_usage(self._transcript.usage), worked_ms=worked_ms)
+
+    async def _ask_to_extend(self, hit: Hit) -> TurnResult | None:
+        asked = hit.question
+        details = msgspec.to_builtins(asked)
         prompt = f"Extend the budget? {hit.sentence[0].upper()}{hit.sentence[1:]}."
-        decision = await self._permissions.ask(f"budget {hit.name} {hit.limit}", prompt, "extend", details)
-        self._paused_s += time.monotonic() - paused_s
-        if decision.allowed:
+        name = f"budget {asked.scope_id} {asked.budget} {asked.limit}"
+        decision, permission_id = await self._permissions.request(name, prompt, "extend", details)
+        if not decision.allowed:
+            reason = f": {decision.reason}" if decision.reason else ""
+            return TurnResult("limit", error=AgentError(
+                "budget_exhausted", f"{hit.sentence}, and it was not extended{reason}",
+                f"give {'the task' if not hit.shared else hit.who} a larger `budget`, or split the work",
+                details=details,
+            ))  # fmt: skip
+        if not hit.shared:
             limit = self._budget.extend(hit)
             self._transcript.add("notice", {"level": "info", "text": f"the budget was extended to {limit:,}"})
-            return None
-        reason = f": {decision.reason}" if decision.reason else ""
-        return TurnResult("limit", error=AgentError(
-            "budget_exhausted", f"{hit.sentence}, and it was not extended{reason}",
-            "give the task a larger `budget`, or split it", details=details,
-        ))  # fmt: skip
+        await self._shared.extend(permission_id)
+        return None
 
     # ---- for the inbox
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -52,6 +52,7 @@ class TranscriptSink:
         self._news = False
         self.usage = Usage()
         """What the attempt has spent so far."""
+        self.worked_ms: Callable[[], int] = lambda: 0
 
     async def take(self, event: AgentEvent) -> None:
         """Record an event of the agent. Waits while the control plane is there and behind."""
@@ -91,6 +92,13 @@ class TranscriptSink:
             due = max(self._flushed_at + DELAY_S, self._loop.time())
             self._timer = self._loop.call_at(due, self.flush)
 
+    def tell_usage(self) -> None:
+        """Say with the next entries what was spent so far, also when that is nothing but time."""
+        self._news = True
+
+    def _told_usage(self) -> AgentUsage:
+        return msgspec.structs.replace(agent_usage(self.usage), worked_ms=self.worked_ms())
+
     def flush(self) -> None:
         """Append everything that was gathered to the outbox."""
         if self._timer is not None:
@@ -99,7 +107,7 @@ class TranscriptSink:
         self._flushed_at = self._loop.time()
         entries, self._gathered, self._gathered_size = self._gathered, [], 0
         if entries:
-            usage, self._news = agent_usage(self.usage) if self._news else None, False
+            usage, self._news = self._told_usage() if self._news else None, False
             self._append(entries, usage)
 
     def _append(self, entries: list[EntryBody], usage: AgentUsage | None) -> None:

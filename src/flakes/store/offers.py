@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from flakes.store import assigned_workspaces, input_artifacts, transcripts
+from flakes.store import assigned_workspaces, budgets, input_artifacts, transcripts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.sandbox_stream import Assignment, InputOutput
 from flakes.wire.tasks import Output, TaskDefinition
@@ -16,7 +16,7 @@ from flakes.wire.tasks import Output, TaskDefinition
 _COLUMNS = """
     select a.assignment_id, a.sandbox_id, a.task_id, t.task_key, a.run_id, r.run_key, j.project_key,
            a.attempt, r.metadata::text, p.definition::text,
-           r.workspace_id is not null, r.has_workspaces
+           r.workspace_id is not null, r.has_workspaces, r.budget is not null
     from assignments a
     join tasks t on t.task_id = a.task_id
     join task_payloads p on p.task_id = a.task_id
@@ -93,6 +93,9 @@ async def complete(
         for offer, definition in decoded
         if offer[10] or offer[11] or definition.workspace_inputs
     ])  # fmt: skip
+    added: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for (task_id, bound), amount in (await budgets.extensions(conn, bounded) if bounded else {}).items():
+        added[task_id][bound] = amount
     return [
         (
             offer[1],
@@ -104,6 +107,7 @@ async def complete(
                 artifacts=artifacts.get(offer[2], []), spent=spent.get(offer[2]),
                 workspace=given[offer[2]].workspace if offer[2] in given else None,
                 workspace_inputs=given[offer[2]].inputs if offer[2] in given else {},
+                extended=added.get(offer[2], {}), shares_budgets=offer[12],
             ),
         )
         for offer, definition in decoded

@@ -84,6 +84,10 @@ _DELETE = Query("""
         delete from transcript_chunks where assignment_id in (select assignment_id from attempts)
     ), spent as (
         delete from attempt_usage where run_id = %(run_id)s
+    ), reserved as (
+        delete from budget_reservations where run_id = %(run_id)s
+    ), extended as (
+        delete from budget_extensions where run_id = %(run_id)s
     ), followed as (
         insert into deleted_runs (run_id) values (%(run_id)s) on conflict do nothing
     ), payloads as (

@@ -48,13 +48,14 @@ _APPEND = Query("""
 
 _SPENT = Query("""
     insert into attempt_usage as s (assignment_id, task_id, run_id, input_total, cached_read, cached_write,
-                                    output, reasoning, cost_micro_usd, calls)
+                                    output, reasoning, cost_micro_usd, calls, worked_ms)
     select u.assignment_id, a.task_id, a.run_id, u.input_total, u.cached_read, u.cached_write,
-           u.output, u.reasoning, u.cost_micro_usd, u.calls
+           u.output, u.reasoning, u.cost_micro_usd, u.calls, u.worked_ms
     from unnest(%(assignment_ids)s::text[], %(input_total)s::bigint[], %(cached_read)s::bigint[],
                 %(cached_write)s::bigint[], %(output)s::bigint[], %(reasoning)s::bigint[],
-                %(cost_micro_usd)s::bigint[], %(calls)s::bigint[])
-        as u(assignment_id, input_total, cached_read, cached_write, output, reasoning, cost_micro_usd, calls)
+                %(cost_micro_usd)s::bigint[], %(calls)s::bigint[], %(worked_ms)s::bigint[])
+        as u(assignment_id, input_total, cached_read, cached_write, output, reasoning, cost_micro_usd, calls,
+             worked_ms)
     join assignments a on a.assignment_id = u.assignment_id
     on conflict (assignment_id) do update set
         input_total = greatest(s.input_total, excluded.input_total),
@@ -63,7 +64,8 @@ _SPENT = Query("""
         output = greatest(s.output, excluded.output),
         reasoning = greatest(s.reasoning, excluded.reasoning),
         cost_micro_usd = greatest(s.cost_micro_usd, excluded.cost_micro_usd),
-        calls = greatest(s.calls, excluded.calls)""")
+        calls = greatest(s.calls, excluded.calls),
+        worked_ms = greatest(s.worked_ms, excluded.worked_ms)""")
 
 # That an agent began, or went on with, a session belongs to what happened to the task (F13).
 _SESSIONS = Query("""
@@ -85,7 +87,8 @@ _FROM_ENTRY = Query("""
     order by first_entry limit %(limit)s""")
 
 _SUM = """sum(input_total)::bigint, sum(cached_read)::bigint, sum(cached_write)::bigint,
-    sum(output)::bigint, sum(reasoning)::bigint, sum(cost_micro_usd)::bigint, sum(calls)::bigint"""
+    sum(output)::bigint, sum(reasoning)::bigint, sum(cost_micro_usd)::bigint, sum(calls)::bigint,
+    sum(worked_ms)::bigint"""
 _OF_TASKS = Query(f"""
     select task_id, {_SUM} from attempt_usage where task_id = any(%(task_ids)s) group by task_id""")
 _OF_RUN = Query(f"select {_SUM} from attempt_usage where run_id = %(run_id)s")
@@ -191,10 +194,10 @@ async def of_project(conn: Connection, project_id: str) -> AgentUsage | None:
 def _usage(sums: Sequence[int | None] | None) -> AgentUsage | None:
     if sums is None or sums[0] is None:
         return None
-    total, read, written, output, reasoning, cost, calls = sums
+    total, read, written, output, reasoning, cost, calls, worked_ms = sums
     return AgentUsage(
         input_total=total or 0, cached_read=read or 0, cached_write=written or 0, output=output or 0,
-        reasoning=reasoning or 0, cost_micro_usd=cost, calls=calls or 0,
+        reasoning=reasoning or 0, cost_micro_usd=cost, calls=calls or 0, worked_ms=worked_ms or 0,
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ TYPES: Final[dict[str, str]] = {
     "permission.responded": "A request was answered; data: permissionRequestId, assignmentId, decision, reason.",
     "permission.expired": "Nobody answered a request in time; data: permissionRequestId, assignmentId, decision (its default).",
     "permission.cancelled": "The attempt that asked has ended; data: permissionRequestId, assignmentId, reason.",
+    "budget.extended": "An owner allowed more of a budget; data: scope (task, tree or run), scopeId, budget, limit, permissionRequestId.",
     "workpad.updated": "A version of a task's workpad was saved; data: version, sizeBytes, author (userId or assignmentId).",
     "files.reserved": "An attempt reserved paths; data: assignmentId, count, selectors (the first 20), reason.",
     "files.released": "An attempt gave up reservations, or ended with some; data: assignmentId, count, selectors (the first 20), because (asked or ended).",

@@ -24,6 +24,7 @@ from flakes.wire.artifacts import (
     ArtifactRead,
     ArtifactUpload,
 )
+from flakes.wire.budgets import BudgetExtend, BudgetExtended, BudgetGrant, BudgetReserve
 from flakes.wire.codec import Body
 from flakes.wire.groups import (
     Children,
@@ -74,7 +75,8 @@ class Operation:
     `flakes`; empty when there is none. `errors`: codes it may answer besides those of every operation. `waits`:
     it may be held for a while, and changes nothing. `once`: it is not idempotent by itself, so the sandbox
     sends it under an `Idempotency-Key`, the same one until it has its answer. `pieces`: it carries a piece of
-    content, is idempotent by its offset, and takes no key.
+    content, is idempotent by its offset, and takes no key. `inner`: it is the sandbox's own, and no task is
+    offered it.
     """
 
     request: type[Any]
@@ -87,6 +89,7 @@ class Operation:
     waits: bool = False
     once: bool = False
     pieces: bool = False
+    inner: bool = False
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -120,6 +123,13 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "permission.status": Operation(
         PermissionPoll, Permission, "Say how an own request stands; wait a while for its answer.",
         errors=("not_found",), waits=True,
+    ),
+    "budget.reserve": Operation(
+        BudgetReserve, BudgetGrant, "Reserve what the attempt may spend next of the budgets it shares.", inner=True,
+    ),
+    "budget.extend": Operation(
+        BudgetExtend, BudgetExtended, "Add to a budget what its owner has allowed.", inner=True,
+        errors=("not_found",),
     ),
     "artifact.create": Operation(
         ArtifactAnnounce, Artifact, "Announce an artifact of this task; its content follows.",

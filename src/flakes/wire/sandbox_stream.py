@@ -194,6 +194,10 @@ class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """The files that it begins from; None: the run has none."""
     workspace_inputs: dict[str, WorkspaceHandle] = {}
     """Further files that its definition names, by mount."""
+    extended: dict[str, int] = {}
+    """What its owner has added to the bounds of the task's budget (`tokens`, `costMicroUsd`, `wallMs`)."""
+    shares_budgets: bool = False
+    """Its run, or a task above it, may have a budget too: the sandbox reserves before the agent spends."""
 
 
 class Assign(Frozen, frozen=True, kw_only=True, tag_field="type", tag="assign"):

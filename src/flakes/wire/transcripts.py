@@ -23,7 +23,7 @@ Kind = Literal[
 
 
 class AgentUsage(Frozen, frozen=True, kw_only=True, omit_defaults=True):
-    """Tokens and cost. `inputTotal` includes what was cached, `output` the reasoning. `costMicroUsd` null:
+    """Tokens, cost and time. `inputTotal` includes what was cached, `output` the reasoning. `costMicroUsd` null:
     no agent said what it cost."""
 
     input_total: int = 0
@@ -33,6 +33,8 @@ class AgentUsage(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     reasoning: int = 0
     cost_micro_usd: int | None = None
     calls: int = 0
+    worked_ms: int = 0
+    """Milliseconds at work, questions to people aside."""
 
     @property
     def tokens(self) -> int:

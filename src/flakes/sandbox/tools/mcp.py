@@ -46,7 +46,7 @@ def offered(grants: Collection[str]) -> dict[str, tuple[str, Operation]]:
     return {
         name.replace(".", "_"): (name, operation)
         for name, operation in {**OPERATIONS, **LOCAL}.items()
-        if operation.grant is None or operation.grant in grants
+        if (operation.grant is None or operation.grant in grants) and not operation.inner
     }
 
 

@@ -143,8 +143,9 @@ class ToolServer:
         if not hmac.compare_digest(head.token.encode(), self._place.token.encode()):
             raise ApiError("unauthorized", "the token is not the one of this task", "use FLAKES_TOOL_SOCKET and FLAKES_TOOL_TOKEN_FILE as they are set for the task")
         operation = OPERATIONS.get(head.operation) or LOCAL.get(head.operation)
-        if operation is None:
-            raise ApiError("not_found", f"there is no operation {head.operation!r}", f"one of {', '.join(OPERATIONS)}")
+        if operation is None or operation.inner:
+            offered = ", ".join(name for name, each in OPERATIONS.items() if not each.inner)
+            raise ApiError("not_found", f"there is no operation {head.operation!r}", f"one of {offered}")
         if not 0 <= head.size <= operation.body_max_bytes:
             raise ApiError("too_large", f"the request has {head.size} bytes, more than {operation.body_max_bytes}", "send less at once", limit=operation.body_max_bytes)
 

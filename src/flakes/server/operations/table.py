@@ -6,6 +6,7 @@ from typing import Final
 
 from flakes.server.operations import (
     artifacts,
+    budgets,
     files,
     groups,
     journals,
@@ -17,6 +18,6 @@ from flakes.server.operations.act import Handler
 
 HANDLERS: Final[dict[str, Handler]] = {
     **workpads.HANDLERS, **files.HANDLERS, **permissions.HANDLERS, **artifacts.HANDLERS,
-    **groups.HANDLERS, **waits.HANDLERS,
+    **groups.HANDLERS, **waits.HANDLERS, **budgets.HANDLERS,
     **journals.HANDLERS,
 }  # fmt: skip
