@@ -132,3 +132,42 @@ def test_what_was_added_to_a_tasks_own_budget_holds_for_later_attempts(api: Api)
         assert second.spent is not None
         assert (second.spent.tokens, second.spent.worked_ms) == (120, 7)
     assert api.get(f"/v1/tasks/{task_id}").ok()["usage"]["workedMs"] == 7
+
+
+def test_a_task_and_those_below_it_share_its_budget(api: Api) -> None:
+    own, who = adapter(), api.sandbox()
+    parent = task("parent", own, budget={"tokens": 1000, "children": 3}, toolGrants=["flakes.tasks.spawn"])
+    made = api.graph(parent, task("beside", "nobody"), budget={"children": 4})
+    parent_id = made["tasks"][0]["taskId"]
+
+    def spawn(attempt: Attempt, name: str, count: int) -> Answer:
+        children = [{"title": f"{name} {n}", "adapter": own, "toolGrants": ["flakes.tasks.spawn"]} for n in range(count)]
+        return attempt.ask("task.spawn", {"operationId": name, "tasks": children})
+
+    with sandbox(api, who, adapters=[own]) as peer:
+        above = Attempt(api.as_(who[1]), peer, peer.start())
+        assert above.assignment.shares_budgets
+        assert above.reserve() == {"tokens": 250}
+        above.spend(AgentUsage(input_total=100))
+        spawn(above, "a", 1).ok()
+        below = Attempt(api.as_(who[1]), peer, peer.start())
+        assert below.assignment.shares_budgets
+        assert below.reserve() == {"tokens": 187}
+        below.spend(AgentUsage(input_total=700))
+        peer_below = spawn(below, "b", 1).ok()
+        assert len(peer_below["children"]) == 1
+        deepest = Attempt(api.as_(who[1]), peer, peer.start())
+        short = deepest.reserve(60)["shortage"]
+        assert (short["scope"], short["scopeId"], short["key"], short["limit"]) == ("tree", parent_id, "parent", 1000)
+        assert short["spent"] == 700 + 250 + 60
+        # Children of children count for whoever is above them, and for the run.
+        spawn(deepest, "c", 2).refused("limit_exceeded")
+        spawn(deepest, "d", 1).ok()
+        refused = spawn(above, "e", 1).refused("limit_exceeded")
+        assert "parent" in refused["message"]
+        # A child may ask for more of what is above it, and nobody for what is not.
+        details = {"budget": "tokens", "scope": "tree", "scopeId": parent_id, "spent": 1010, "limit": 1000}
+        permission = deepest.question("x", **details)
+        answer(api, deepest, permission, "approved")
+        assert deepest.ask("budget.extend", {"permissionRequestId": permission}).ok()["limit"] == 2010
+        assert "shortage" not in deepest.reserve(60)

@@ -38,6 +38,7 @@ from flakes.sandbox.tools.mcp import offered
 from flakes.sandbox.tools.server import ToolServer
 from flakes.sandbox.transcript import TranscriptSink
 from flakes.wire.codec import BodyError, decode
+from flakes.wire.operations import SPAWN
 from flakes.wire.sandbox_stream import Assignment
 from flakes.wire.tasks import TaskDefinition
 from flakes.wire.workpads import Workpad
@@ -79,9 +80,11 @@ class Attendance:
             assignment.assignment_id, definition.permission_mode or "auto", self._directory.outputs,
             self._services.forwarder, self._transcript,
         )  # fmt: skip
+        # What a task's children spend counts too: the control plane keeps the sum.
+        own = None if SPAWN in definition.tool_grants else definition.budget
         conversation = Conversation(
             driver, inbox, self._transcript, permissions,
-            Budget(assignment.task_id, definition.budget, assignment.spent, assignment.extended),
+            Budget(assignment.task_id, own, assignment.spent, assignment.extended),
             SharedBudget(
                 assignment.assignment_id, self._services.forwarder, shares=assignment.shares_budgets
             ),

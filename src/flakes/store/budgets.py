@@ -1,6 +1,6 @@
-"""Budgets that tasks share: slices that attempts reserve, and extensions that owners allow.
+"""Budgets that tasks share: slices that attempts reserve, extensions that owners allow, children that are made.
 
-A scope is a run. What is spent in it is what its attempts told, and what
+A scope is a run, or a task with everything below it. What is spent in it is what its attempts told, and what
 those that run have reserved beyond that. Everything here is done under the lock of the run, so two attempts
 never reserve the same rest; that an attempt has ended releases what it did not spend.
 """
@@ -15,7 +15,7 @@ import msgspec
 
 from flakes.core import budget
 from flakes.store.database import Connection, Query, row, rows, run
-from flakes.store.fences import Holder
+from flakes.store.fences import Holder, is_granted
 from flakes.store.ledger import Ledger
 from flakes.wire.budgets import (
     Bound,
@@ -28,6 +28,7 @@ from flakes.wire.budgets import (
 )
 from flakes.wire.codec import BodyError, decode, encode
 from flakes.wire.errors import ApiError, not_found
+from flakes.wire.operations import SPAWN
 from flakes.wire.tasks import TaskBudget
 
 BOUNDS: Final[dict[Bound, str]] = {
@@ -39,9 +40,21 @@ _RELEASE = Query("""
     delete from budget_reservations b using assignments a
     where b.run_id = %(run_id)s and a.assignment_id = b.assignment_id and not a.live""")
 
+# The tasks above one, nearest first, and the run last; those that bound something. The task itself where `own`.
 _SCOPES = Query("""
-    select 'run', run_id, run_key, budget from runs
-    where run_id = %(run_id)s and json_typeof(budget) = 'object'""")
+    with recursive up as (
+        select task_id, task_key, parent_task_id, 0 as distance from tasks where task_id = %(task_id)s
+        union all
+        select t.task_id, t.task_key, t.parent_task_id, up.distance + 1
+        from up join tasks t on t.task_id = up.parent_task_id
+    )
+    select 'tree', up.task_id, up.task_key, p.definition -> 'budget', up.distance
+    from up join task_payloads p on p.task_id = up.task_id
+    where json_typeof(p.definition -> 'budget') = 'object' and (up.distance > 0 or %(own)s)
+    union all
+    select 'run', run_id, run_key, budget, 1000000 from runs
+    where run_id = %(run_id)s and json_typeof(budget) = 'object'
+    order by 5""")
 
 _SCOPE = Query("""
     select t.task_id, p.definition -> 'budget'
@@ -53,6 +66,13 @@ _SCOPE = Query("""
 _ADDED = Query("""
     select scope_id, bound, sum(amount)::bigint from budget_extensions
     where scope_id = any(%(scope_ids)s) group by scope_id, bound""")
+
+_BELOW = """
+    with recursive below as (
+        select task_id from tasks where task_id = %(scope_id)s
+        union all
+        select t.task_id from below join tasks t on t.parent_task_id = below.task_id
+    )"""
 
 _USED = """
     select coalesce(sum(tokens), 0)::bigint, coalesce(sum(cost), 0)::bigint, coalesce(sum(wall), 0)::bigint
@@ -66,6 +86,9 @@ _USED = """
     ) each"""
 
 _OTHERS_OF_RUN = Query(_USED.format(where="run_id = %(scope_id)s"))
+_OTHERS_BELOW = Query(
+    _BELOW + _USED.format(where="task_id in (select task_id from below)")
+)
 
 _RESERVE = Query("""
     insert into budget_reservations (assignment_id, task_id, run_id, tokens, cost_micro_usd, wall_ms)
@@ -84,10 +107,14 @@ _EXTEND = Query("""
     insert into budget_extensions (permission_id, run_id, scope_id, bound, amount)
     values (%(permission_id)s, %(run_id)s, %(scope_id)s, %(bound)s, %(amount)s)""")
 
+_SPAWNED_IN_RUN = Query("""
+    select count(*) from tasks where run_id = %(scope_id)s and parent_task_id is not null""")
+_SPAWNED_BELOW = Query(f"{_BELOW} select count(*) - 1 from below")
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """A run, and what it bounds."""
+    """A run or a task, and what it bounds."""
 
     kind: Literal["tree", "run"]
     scope_id: str
@@ -97,7 +124,8 @@ class Scope:
 
 async def reserve(conn: Connection, holder: Holder, body: BudgetReserve) -> BudgetGrant:
     """The next slices of an attempt. The caller holds the lock of the run."""
-    found = await _scopes(conn, holder.run_id)
+    own = await is_granted(conn, holder.task_id, SPAWN)
+    found = await _scopes(conn, holder.run_id, holder.task_id, own=own)
     if not found:
         return BudgetGrant()
     await run(conn, _RELEASE, {"run_id": holder.run_id})
@@ -139,7 +167,7 @@ async def extend(
         raise ApiError("invalid_request", f"the request did not ask for more of a budget: {error}", "ask with the budget's details") from error
     scope = await row(conn, _SCOPE, {"run_id": holder.run_id, "scope_id": asked.scope_id})
     first = None if scope is None or scope[1] is None else _budget(scope[1], asked.budget)
-    if first is None or asked.scope_id not in (holder.task_id, holder.run_id):
+    if first is None or not await _concerns(conn, holder, asked.scope_id):
         raise not_found("budget")
     limit = first + (await extensions(conn, [asked.scope_id])).get((asked.scope_id, asked.budget), 0)
     used = await row(conn, _USED_BEFORE, key)
@@ -162,16 +190,40 @@ async def extensions(conn: Connection, scope_ids: Sequence[str]) -> dict[tuple[s
     return {(scope_id, bound): amount for scope_id, bound, amount in found}
 
 
-async def _scopes(conn: Connection, run_id: str) -> list[Scope]:
-    found = await rows(conn, _SCOPES, {"run_id": run_id})
-    return [Scope(kind, scope_id, key, _decoded(value)) for kind, scope_id, key, value in found]
+async def check_children(conn: Connection, run_id: str, parent_id: str, count: int) -> None:
+    """Whether a task may make `count` more children: what it, each task above it and the run allow of all that
+    is below them. The caller holds the lock of the run; 400 `limit_exceeded`."""
+    for scope in await _scopes(conn, run_id, parent_id, own=True):
+        limit = scope.budget.children
+        if limit is None:
+            continue
+        query = _SPAWNED_IN_RUN if scope.kind == "run" else _SPAWNED_BELOW
+        found = await row(conn, query, {"scope_id": scope.scope_id})
+        made = found[0] if found else 0
+        if made + count > limit:
+            what = f"the run {scope.key!r}" if scope.kind == "run" else f"the task {scope.key!r}"
+            raise ApiError(
+                "limit_exceeded", f"{what} has {made} of the {limit} children that its budget allows, {count} more are too many",
+                "spawn fewer, or give it a larger `budget`", limit=limit,
+            )  # fmt: skip
+
+
+async def _scopes(conn: Connection, run_id: str, task_id: str, *, own: bool) -> list[Scope]:
+    found = await rows(conn, _SCOPES, {"run_id": run_id, "task_id": task_id, "own": own})
+    return [Scope(kind, scope_id, key, _decoded(value)) for kind, scope_id, key, value, _ in found]
 
 
 async def _others(conn: Connection, scope: Scope, assignment_id: str) -> tuple[int, int, int]:
-    params = {"scope_id": scope.scope_id, "assignment_id": assignment_id}
-    found = await row(conn, _OTHERS_OF_RUN, params)
+    query = _OTHERS_OF_RUN if scope.kind == "run" else _OTHERS_BELOW
+    found = await row(conn, query, {"scope_id": scope.scope_id, "assignment_id": assignment_id})
     assert found is not None
     return found[0], found[1], found[2]
+
+
+async def _concerns(conn: Connection, holder: Holder, scope_id: str) -> bool:
+    """Whether the scope is the attempt's own task, one above it, or its run."""
+    found = await _scopes(conn, holder.run_id, holder.task_id, own=True)
+    return scope_id in {scope.scope_id for scope in found}
 
 
 def _budget(stored: Any, bound: Bound) -> int | None:

@@ -10,13 +10,15 @@ import msgspec
 
 from flakes.store import assigned_workspaces, budgets, input_artifacts, transcripts
 from flakes.store.database import Connection, Query, row, rows
+from flakes.wire.operations import SPAWN
 from flakes.wire.sandbox_stream import Assignment, InputOutput
 from flakes.wire.tasks import Output, TaskDefinition
 
 _COLUMNS = """
     select a.assignment_id, a.sandbox_id, a.task_id, t.task_key, a.run_id, r.run_key, j.project_key,
            a.attempt, r.metadata::text, p.definition::text,
-           r.workspace_id is not null, r.has_workspaces, r.budget is not null
+           r.workspace_id is not null, r.has_workspaces,
+           r.budget is not null or t.parent_task_id is not null
     from assignments a
     join tasks t on t.task_id = a.task_id
     join task_payloads p on p.task_id = a.task_id
@@ -107,7 +109,8 @@ async def complete(
                 artifacts=artifacts.get(offer[2], []), spent=spent.get(offer[2]),
                 workspace=given[offer[2]].workspace if offer[2] in given else None,
                 workspace_inputs=given[offer[2]].inputs if offer[2] in given else {},
-                extended=added.get(offer[2], {}), shares_budgets=offer[12],
+                extended=added.get(offer[2], {}),
+                shares_budgets=offer[12] or (definition.budget is not None and SPAWN in definition.tool_grants),
             ),
         )
         for offer, definition in decoded

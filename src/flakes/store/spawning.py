@@ -13,7 +13,7 @@ import msgspec
 
 from flakes.core import keys, limits
 from flakes.core.group import GroupStatus
-from flakes.store import admission, groups, input_artifacts, joins, runs, tasks
+from flakes.store import admission, budgets, groups, input_artifacts, joins, runs, tasks
 from flakes.store.admission import Lineage
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.definitions import check_definition, check_size
@@ -98,6 +98,7 @@ async def spawn(
     if group is not None and GroupStatus(group.status) is not GroupStatus.OPEN:
         raise ApiError("group_closed", f"the group {group.group_key!r} is {group.status}", "open another group", groupId=group.group_id)
     _check_room(parent, depth, child_count, len(body.tasks))
+    await budgets.check_children(conn, holder.run_id, holder.task_id, len(body.tasks))
     if group is not None and group.max_children is not None:
         _check_limit("the group", group.counts.total + len(body.tasks), group.max_children)
     named = _named(parent_key, child_count, body.tasks, member=group is not None)

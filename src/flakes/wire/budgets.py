@@ -25,7 +25,7 @@ class BudgetReserve(Body, frozen=True, kw_only=True):
 
 
 class BudgetShortage(Frozen, frozen=True, kw_only=True):
-    """A bound with nothing left: of the run, or of a task above (`tree`) and all below it. `spent` is that of
+    """A bound with nothing left: of the run, or of a task (this one, or one above it) with all below it (`tree`). `spent` is that of
     all attempts in it, reserved slices among it."""
 
     scope: Literal["tree", "run"]

@@ -197,7 +197,8 @@ class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     extended: dict[str, int] = {}
     """What its owner has added to the bounds of the task's budget (`tokens`, `costMicroUsd`, `wallMs`)."""
     shares_budgets: bool = False
-    """Its run, or a task above it, may have a budget too: the sandbox reserves before the agent spends."""
+    """Its run or a task above it may have a budget too, or its own is also its children's: the sandbox reserves
+    before the agent spends."""
 
 
 class Assign(Frozen, frozen=True, kw_only=True, tag_field="type", tag="assign"):
