@@ -55,7 +55,7 @@ def test_codex(scenario: Scenario, codex: Setting) -> None:
 def test_a_budget_that_others_share(codex: Setting) -> None:
     """A slice is reserved before anything is spent; when nothing is left the owner is asked, and goes on or not."""
     s = codex
-    limit = [250]
+    limit = [150]
 
     def reserve(body: dict[str, Any]) -> dict[str, Any]:
         grant = {"tokens": limit[0]}
@@ -69,10 +69,10 @@ def test_a_budget_that_others_share(codex: Setting) -> None:
         limit[0] += 1000
         return {"bound": "tokens", "limit": limit[0]}
 
-    steps = [{"sh": "sleep 0.4; echo 1"}, {"sh": "sleep 0.4; echo 2"}, {"sh": "sleep 0.4; echo 3"}, {"say": "all done"}]
+    steps = [{"sh": "sleep 0.4; echo 1"}, {"sh": "sleep 3; echo 2"}, {"sh": "echo 3"}, {"say": "all done"}]
     shared = {"budget.reserve": (200, reserve), "budget.extend": (200, extend)}
     for answer, outcome in ((APPROVED, Outcome.SUCCEEDED), (DENIED, Outcome.FAILED)):
-        limit[0] = 250
+        limit[0] = 150
         s.plane.asked.clear()
         with s.answering(answer):
             s.plane.answers |= shared
@@ -85,7 +85,7 @@ def test_a_budget_that_others_share(codex: Setting) -> None:
         assert names[0] == "budget.reserve"
         (body,) = [b for a, n, b in s.plane.asked if (a, n) == (assignment.assignment_id, "permission.ask")]
         assert body["action"] == "extend"
-        assert (body["details"]["scope"], body["details"]["limit"]) == ("run", 250)
+        assert (body["details"]["scope"], body["details"]["limit"]) == ("run", 150)
         if outcome is Outcome.SUCCEEDED:
             assert names.count("budget.extend") == 1
             assert [e.data["source"] for e in s.entries(assignment, "prompt")] == ["brief", "budget"]

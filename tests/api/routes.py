@@ -69,7 +69,8 @@ def build(api: Api) -> World:
     project = api.project()
     made = api.graph(
         task("first", own),
-        task("second", own, dependsOn=["first"], toolGrants=["flakes.tasks.spawn", "flakes.groups"]),
+        task("second", own, dependsOn=["first"], toolGrants=["flakes.tasks.spawn", "flakes.groups"],
+             budget={"tokens": 1_000_000}),
         projectKey=project,
     )
     sandbox_api = api.as_(who[1])
@@ -196,6 +197,9 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/tasks/{taskId}/messages"): lambda world: {"mode": "steer", "message": "left"},
     ("POST", "/v1/tasks/{taskId}/signals/{name}"): lambda world: {"payload": {"a": 1}},
     ("POST", RESPOND): lambda world: {"decision": "approved"},
+    ("POST", PATH + "budget.extend"): lambda world: {
+        "permissionRequestId": world.names["permissionRequestId"]
+    },
     ("POST", PATH + "permission.status"): lambda world: {
         "permissionRequestId": world.names["permissionRequestId"]
     },
@@ -772,6 +776,19 @@ def _respond(world: World, path: str) -> Answer:
     asked_at = f"/v1/tasks/{asked['taskId']}/permissions/{asked['permissionRequestId']}"
     answer = world.api.post(f"{asked_at}/respond", body)
     assert (answer.ok(200)["status"], answer.json["decision"]) == ("denied", "denied")
+    return answer
+
+
+@case("POST", PATH + "budget.extend")
+def _budget_extend(world: World, path: str) -> Answer:
+    task_id = world.names["runningTaskId"]
+    details = {"budget": "tokens", "scope": "tree", "scopeId": task_id, "spent": 1_000_000, "limit": 1_000_000}
+    question = {"operationId": name("more"), "prompt": "More?", "action": "extend", "details": details}
+    asked = world.sandbox_api.post(world.fill(PATH + "permission.ask"), question).ok(200)
+    permission_id = asked["permissionRequestId"]
+    world.api.post(f"/v1/tasks/{task_id}/permissions/{permission_id}/respond", {"decision": "approved"}).ok(200)
+    answer = world.sandbox_api.post(world.fill(path), {"permissionRequestId": permission_id})
+    assert answer.ok(200)["limit"] == 2_000_000
     return answer
 
 

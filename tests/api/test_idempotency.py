@@ -95,6 +95,10 @@ def _another(path: str) -> dict[str, object]:
         return {"operationId": "another"}
     if path.endswith(("/task.children", "/run.tasks")):
         return {"limit": 7}
+    if path.endswith("/budget.reserve"):
+        return {"tokens": 11}
+    if path.endswith("/budget.extend"):
+        return {"permissionRequestId": "another"}
     if path.endswith("/task.outputs"):
         return {"task": "another"}
     if path.endswith("/signals/{name}"):
