@@ -58,6 +58,8 @@ WORKSPACE_DIFF_PACKS_BYTES_MAX: Final = GIB
 
 LOG_LINE_BYTES_MAX: Final = 8 * KIB
 TASK_LOG_SIZE_BYTES_MAX: Final = 64 * MIB
+TRANSCRIPT_SIZE_BYTES_MAX: Final = 64 * MIB
+"""Of one attempt, native records among it; then an eighth more for what people and the sandbox say."""
 """What is kept of a task's log, over all its attempts. Beyond it, lines in the middle are dropped."""
 STREAM_FRAME_BYTES_MAX: Final = MIB
 

@@ -82,6 +82,8 @@ _DELETE = Query("""
         delete from task_logs where task_id in (select task_id from gone)
     ), transcripts as (
         delete from transcript_chunks where assignment_id in (select assignment_id from attempts)
+    ), transcript_sizes as (
+        delete from transcript_sizes where assignment_id in (select assignment_id from attempts)
     ), spent as (
         delete from attempt_usage where run_id = %(run_id)s
     ), reserved as (

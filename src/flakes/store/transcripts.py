@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import msgspec
 
+from flakes.core import limits
+from flakes.store import transcript_limit
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.wire.codec import Issue, encode
 from flakes.wire.errors import ApiError
@@ -118,17 +120,24 @@ def parse_cursor(text: str) -> tuple[str, int]:
     return match[1], int(match[2])
 
 
-async def append(conn: Connection, chunks: Sequence[tuple[str, TranscriptChunk]]) -> Appended:
-    """Append (sandbox id, chunk) pairs. In one transaction."""
+async def append(
+    conn: Connection,
+    chunks: Sequence[tuple[str, TranscriptChunk]],
+    *,
+    kept_bytes: int = limits.TRANSCRIPT_SIZE_BYTES_MAX,
+) -> Appended:
+    """Append (sandbox id, chunk) pairs, of each attempt about `kept_bytes`. In one transaction."""
+    fits = await transcript_limit.fitted(conn, [c for _, c in chunks], kept_bytes)
     found = await rows(conn, _APPEND, {
         "assignment_ids": [c.assignment_id for _, c in chunks],
         "first": [c.first_entry for _, c in chunks],
         "counts": [len(c.entries) for _, c in chunks],
-        "entries": [encode(c.entries).decode() for _, c in chunks],
+        "entries": [fit.entries for fit in fits],
         "sandbox_ids": [sandbox_id for sandbox_id, _ in chunks],
     })  # fmt: skip
     allowed = {(assignment_id, first) for assignment_id, first, _, _ in found}
     new = {(assignment_id, first) for assignment_id, first, _, is_new in found if is_new}
+    await transcript_limit.count(conn, [fit for fit in fits if (fit.assignment_id, fit.first_entry) in new])
     spent: dict[str, AgentUsage] = {}
     opened: list[tuple[str, str]] = []
     for _, chunk in chunks:

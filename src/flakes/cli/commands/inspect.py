@@ -40,6 +40,7 @@ async def inspect(client: Client, output: Output, what: str, is_task: bool, expl
 
     run = await client.get_run(what)
     tasks = await client.all_tasks(run.run_id)
+    usage = (await client.run_metrics(run.run_id)).usage
     explained: list[TaskExplained] = []
     cursor = None
     while explain:
@@ -49,9 +50,10 @@ async def inspect(client: Client, output: Output, what: str, is_task: bool, expl
         if cursor is None:
             break
     if output.as_json:
-        output.data({"run": run, "tasks": tasks} | ({"explained": explained} if explain else {}))
+        found = {"run": run, "tasks": tasks, "usage": usage}
+        output.data(found | ({"explained": explained} if explain else {}))
         return
-    show_run(output, run, tasks)
+    show_run(output, run, tasks, usage)
     if explain:
         show_still(output, run, explained, SHOWN_MAX)
 

@@ -20,11 +20,22 @@ from flakes.cli.render.text import (
 )
 from flakes.wire.runs import Run
 from flakes.wire.tasks import Explanation, Task, TaskDetail, TaskExplained, TaskResult
+from flakes.wire.transcripts import AgentUsage
 
 TASKS_MAX = 200
 
 
-def show_run(output: Output, run: Run, tasks: Sequence[Task]) -> None:
+def spent(usage: AgentUsage) -> str:
+    """What agents have used up; a cost that none of them told is not nothing."""
+    cost = usage.cost_micro_usd
+    money = "cost not told" if cost is None else f"${cost / 1_000_000:,.4f}"
+    cached = f", {usage.cached_read:,} of them cached" if usage.cached_read else ""
+    return f"{usage.tokens:,} tokens{cached}; {money}"
+
+
+def show_run(
+    output: Output, run: Run, tasks: Sequence[Task], usage: AgentUsage | None = None
+) -> None:
     """A run: its state, its counts, its tasks."""
     closed = "" if run.closed else "  (open: more tasks may come)"
     if run.cancel_requested:
@@ -40,6 +51,11 @@ def show_run(output: Output, run: Run, tasks: Sequence[Task]) -> None:
     if run.completed_at is not None:
         took = duration((run.completed_at - run.created_at).total_seconds())
         rows.append([dim("completed"), f"{moment(run.completed_at)}, after {took}"])
+    if usage is not None:
+        rows.append([dim("spent"), spent(usage)])
+    for name, limit in (run.budget or {}).items():
+        if limit is not None:
+            rows.append([dim("budget"), f"{limit:,} {name}"])
     output.line(states.state(run.state, with_glyph=True), closed)
     output.table(rows)
     output.line(dim("tasks"), "      ", *states.counts(run.task_counts))
@@ -95,6 +111,8 @@ def show_task(output: Output, task: TaskDetail, result: TaskResult | None) -> No
         rows.append([dim("started"), moment(task.started_at)])
     if task.finished_at is not None:
         rows.append([dim("finished"), moment(task.finished_at)])
+    if task.usage is not None:
+        rows.append([dim("spent"), spent(task.usage)])
     if task.error is not None:
         rows.append([dim("error"), Span(f"{task.error.message} ({task.error.code})", "red")])
     output.table(rows)
