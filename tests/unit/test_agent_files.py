@@ -16,6 +16,7 @@ from flakes.sandbox.outputs import find
 from flakes.sandbox.sessions import Record, Sessions
 from flakes.wire.tasks import OutputDeclaration
 
+
 def test_the_record_of_a_session_is_neither_followed_nor_believed(tmp_path: Path) -> None:
     sessions = Sessions(tmp_path / "sessions")
     directory = TaskDirectory(tmp_path / "task")
