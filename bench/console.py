@@ -33,7 +33,7 @@ FLAGS = [
 ]
 FRAME_US = 1_000_000 / 60
 LARGE = "run_0000000000000000000000000a"
-SHAPES = 5
+SHAPES = 3
 """How often each thing is measured; the median is told."""
 
 PAINTED = """(count) => new Promise((done) => {
@@ -87,51 +87,52 @@ def fill(server: Plane, count: int) -> None:
 
 
 def opening(page: Page, server: Plane, count: int) -> None:
-    """By a click in the list, and by its address with nothing in the cache."""
-    clicked: list[float] = []
-    for _ in range(SHAPES):
-        page.goto(f"{server.url}/console/runs")
-        page.wait_for_selector("text=A large run")
-        page.evaluate(
-            "window.began = 0; document.addEventListener('click', () => { window.began = performance.now(); }, {capture: true, once: true})"
-        )
-        page.click("text=A large run")
-        clicked.append(page.evaluate(PAINTED, min(count, 900)) - page.evaluate("window.began"))
-    emit(
-        "console_run_opens",
-        tasks=count,
-        by="a click",
-        p50_ms=round(statistics.median(clicked)),
-        max_ms=round(max(clicked)),
-    )
-    typed: list[float] = []
+    """By a click in the list, and by its address with nothing in the cache. Besides the time on the clock, the processor
+    time of the page's main thread, the server and the database: on a busy machine those say what it costs."""
     session = page.context.new_cdp_session(page)
-    for _ in range(SHAPES):
-        session.send("Network.clearBrowserCache")
-        page.goto(f"{server.url}/console/runs/large")
-        typed.append(page.evaluate(PAINTED, min(count, 900)))
-    emit(
-        "console_run_opens",
-        tasks=count,
-        by="its address, nothing cached",
-        p50_ms=round(statistics.median(typed)),
-        max_ms=round(max(typed)),
-    )
+
+    def click() -> None:
+        page.evaluate("window.began = 0; document.addEventListener('click', () => { window.began = performance.now(); }, {capture: true, once: true})")
+        page.click("text=A large run")
+
+    for by in ("a click", "its address, nothing cached"):
+        clock: list[float] = []
+        works: list[tuple[float, float, float]] = []
+        for _ in range(SHAPES):
+            page.goto(f"{server.url}/console/runs")
+            page.wait_for_selector("text=A large run")
+            with Traced(page) as traced:
+                before = server.cpu_s(), server.postgres_cpu_s()
+                if by == "a click":
+                    click()
+                    clock.append(page.evaluate(PAINTED, min(count, 900)) - page.evaluate("window.began"))
+                else:
+                    session.send("Network.clearBrowserCache")
+                    page.goto(f"{server.url}/console/runs/large")
+                    clock.append(page.evaluate(PAINTED, min(count, 900)))
+                after = server.cpu_s(), server.postgres_cpu_s()
+            works.append((sum(buckets(traced.events)), 1000 * (after[0] - before[0]), 1000 * (after[1] - before[1])))
+        emit("console_run_opens", tasks=count, by=by, p50_ms=round(statistics.median(clock)), max_ms=round(max(clock)),
+             page_cpu_ms=round(statistics.median(w[0] for w in works)), server_cpu_ms=round(statistics.median(w[1] for w in works)),
+             database_cpu_ms=round(statistics.median(w[2] for w in works)), load=os.getloadavg()[0])  # fmt: skip
     page.evaluate(PAINTED, count - 1)
     emit("console_run_whole", tasks=count, all_rows_after_ms=round(page.evaluate("performance.now()")),
          heap_mib=round(page.evaluate("performance.memory.usedJSHeapSize") / 2**20, 1))  # fmt: skip
 
 
 def scrolling(page: Page, count: int) -> None:
-    """Times between frames while the table scrolls by 120 pixels a frame, four seconds of 60 frames each."""
+    """Times between frames while the table scrolls by 120 pixels a frame, and what the page's main thread works in one."""
     page.evaluate(PAINTED, count - 1)
     frames: list[float] = []
+    cpu_ms = 0.0
     for _ in range(3):
         page.evaluate("scrollTo(0, 600)")
-        frames += page.evaluate(SCROLL, 120)
+        with Traced(page) as traced:
+            frames += page.evaluate(SCROLL, 120)
+        cpu_ms += sum(buckets(traced.events))
     emit("console_scroll", tasks=count, frames=len(frames), p50_ms=round(statistics.median(frames), 1),
          p95_ms=round(percentile(frames, 95), 1), p99_ms=round(percentile(frames, 99), 1),
-         late=sum(frame > 25 for frame in frames))  # fmt: skip
+         late=sum(frame > 25 for frame in frames), page_cpu_ms_a_frame=round(cpu_ms / len(frames), 2), load=os.getloadavg()[0])  # fmt: skip
 
 
 def events(page: Page, server: Plane) -> None:
@@ -154,11 +155,12 @@ def events(page: Page, server: Plane) -> None:
             threading.Thread(target=drain, args=(fleet,), daemon=True).start()
             page.wait_for_timeout(1_000)
             before, began = ended(client, n), time.monotonic()
-            traced = trace(page, 5_000)
+            with Traced(page) as traced:
+                page.wait_for_timeout(5_000)
             done, elapsed = ended(client, n) - before, time.monotonic() - began
             fleet.close()
             client.post(f"/v1/runs/busy-{n}/cancel", json={})
-        works = buckets(traced)
+        works = buckets(traced.events)
         emit("console_events", page=where, events_per_s=round(2 * done / elapsed), p50_ms=round(statistics.median(works), 2),
              p95_ms=round(percentile(works, 95), 2), p99_ms=round(percentile(works, 99), 2), max_ms=round(max(works), 1),
              over_10_ms=sum(work > 10 for work in works), of=len(works))  # fmt: skip
@@ -174,22 +176,28 @@ def ended(client: httpx2.Client, n: int) -> int:
     return client.get(f"/v1/runs/busy-{n}").json()["taskCounts"].get("SUCCEEDED", 0)
 
 
-def trace(page: Page, for_ms: int) -> list[dict[str, Any]]:
-    """The browser's own record of what its threads did."""
-    session = page.context.new_cdp_session(page)
-    collected: list[dict[str, Any]] = []
-    over: list[bool] = []
-    session.on("Tracing.dataCollected", lambda part: collected.extend(part["value"]))
-    session.on("Tracing.tracingComplete", lambda _: over.append(True))
-    session.send("Tracing.start", {
-        "transferMode": "ReportEvents",
-        "traceConfig": {"includedCategories": ["toplevel", "disabled-by-default-devtools.timeline", "__metadata"]},
-    })  # fmt: skip
-    page.wait_for_timeout(for_ms)
-    session.send("Tracing.end")
-    while not over:
-        page.wait_for_timeout(50)
-    return collected
+class Traced:
+    """The browser's own record of what its threads did meanwhile."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.session = page.context.new_cdp_session(page)
+        self.events: list[dict[str, Any]] = []
+        self.over: list[bool] = []
+        self.session.on("Tracing.dataCollected", lambda part: self.events.extend(part["value"]))
+        self.session.on("Tracing.tracingComplete", lambda _: self.over.append(True))
+
+    def __enter__(self) -> Traced:
+        self.session.send("Tracing.start", {
+            "transferMode": "ReportEvents",
+            "traceConfig": {"includedCategories": ["toplevel", "disabled-by-default-devtools.timeline", "__metadata"]},
+        })  # fmt: skip
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.session.send("Tracing.end")
+        while not self.over:
+            self.page.wait_for_timeout(50)
 
 
 def buckets(traced: list[dict[str, Any]]) -> list[float]:

@@ -50,3 +50,23 @@ def test_the_policy_is_strict_and_files_are_kept(api: Api) -> None:
     assert "script-src 'self';" in answer.headers["content-security-policy"]
     path = answer.content.decode().split('src="')[1].split('"')[0]
     assert "immutable" in api.call("GET", path, checked=False).headers["cache-control"]
+
+
+def test_unsaved_text_survives_its_tab(visit: Open, api: Api) -> None:
+    run = api.graph(task("only"))["run"]
+    path = f"/runs/{run['runKey']}/tasks/only?tab=workpad"
+    first = visit(path)
+    first.click("button:has-text('Edit')")
+    first.fill("#pad", "not saved yet\n")
+    first.reload()
+    first.wait_for_selector("#pad")
+    assert first.input_value("#pad") == "not saved yet\n"
+    other = visit(path)
+    first.close()
+    other.click("text=Go on with it here")
+    assert other.input_value("#pad") == "not saved yet\n"
+    other.click("button:has-text('Save')")
+    other.wait_for_selector("text=Version 1")
+    again = visit(path)
+    again.wait_for_selector("text=Version 1")
+    assert again.locator("text=Another tab").count() == 0

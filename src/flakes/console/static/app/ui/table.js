@@ -6,6 +6,8 @@
 import { cx, html, signal, useLayoutEffect, useRef, useState } from "../lib.js";
 
 const SPARE = 8;
+/** Rows come and go so many at a time: not every frame of scrolling draws the table anew. */
+const STEP = 4;
 
 /** How wide the window is: columns that do not fit are left out. */
 export const room = signal("l");
@@ -34,8 +36,8 @@ export function Table({ label, deps = [], columns, rows, rowHeight = 40, row, ke
       const element = body.current;
       if (!element) return;
       const top = -element.getBoundingClientRect().top;
-      const first = Math.max(0, Math.floor(top / rowHeight) - SPARE);
-      const last = Math.ceil((top + innerHeight) / rowHeight) + SPARE;
+      const first = Math.max(0, Math.floor(top / rowHeight / STEP) * STEP - SPARE);
+      const last = Math.ceil((top + innerHeight) / rowHeight / STEP) * STEP + SPARE;
       setRange((was) => (was[0] === first && was[1] === last ? was : [first, last]));
     };
     const soon = () => { frame ||= requestAnimationFrame(look); };
