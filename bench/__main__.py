@@ -10,7 +10,7 @@ import sys
 from bench.measure import emit
 
 NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts", "isolation", "host",
-         "console", "harness")  # fmt: skip
+         "console", "harness", "groups")  # fmt: skip
 
 
 def main() -> int:

@@ -44,8 +44,8 @@ ROUTES: Final[dict[str, dict[str, str]]] = {
         "PUT /v1/tasks/:taskId/workpad": "tests/api/test_operations.py::test_a_save_from_an_old_version_is_refused_with_the_current_one",
         "POST /v1/tasks/:taskId/messages": "tests/api/test_messages.py::test_a_message_reaches_the_sandbox_and_its_states_come_back",
         "POST /v1/tasks/:taskId/permissions/:permissionRequestId/respond": "tests/api/test_permissions.py::test_from_the_question_to_the_answer",
-        "GET /v1/tasks/:taskId/rounds/:roundKey/outputs/:outputKey/fetch": PLANNED,
-        "GET /v1/tasks/:taskId/rounds/:roundKey/outputs/:outputKey/workspace": PLANNED,
+        "GET /v1/tasks/:taskId/rounds/:roundKey/outputs/:outputKey/fetch": "tests/api/test_groups.py::test_a_live_task_takes_prompts_one_after_the_other_and_ends_when_told",
+        "GET /v1/tasks/:taskId/rounds/:roundKey/outputs/:outputKey/workspace": "tests/api/test_groups.py::test_a_live_task_takes_prompts_one_after_the_other_and_ends_when_told",
     },
     "Hosts": {
         "GET /v1/hosts": "tests/api/test_pages.py::test_projects_hosts_and_sandboxes_have_pages_too",

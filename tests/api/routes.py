@@ -70,7 +70,8 @@ def build(api: Api) -> World:
     made = api.graph(
         task("first", own),
         task("second", own, dependsOn=["first"], toolGrants=["flakes.tasks.spawn", "flakes.groups"],
-             budget={"tokens": 1_000_000}),
+             budget={"tokens": 1_000_000},
+             liveRounds=True),
         projectKey=project,
     )
     sandbox_api = api.as_(who[1])
@@ -85,6 +86,15 @@ def build(api: Api) -> World:
     of_world = {"title": "of the world", "adapter": "nobody", "taskKey": "of-the-world"}
     sandbox_api.post(f"{base}/group.open", {"groupKey": "of-the-world"}).ok(200)
     sandbox_api.post(f"{base}/task.spawn", {"operationId": "world", "tasks": [of_world, {**of_world, "taskKey": "to-cancel"}]}).ok(200)
+    live = of_world | {"liveRounds": True}
+    more = [live | {"taskKey": "live"}, live | {"taskKey": "finishing"}]
+    sandbox_api.post(f"{base}/task.spawn", {"operationId": "live", "tasks": more}).ok(200)
+    rounds = f"/v1/tasks/{second.task_id}/rounds"
+    api.post(rounds, {"prompt": "Go on.", "roundKey": "round-1"}).ok(202)
+    api.post(rounds, {"prompt": "Write it down.", "roundKey": "written"}).ok(202)
+    said = {"kind": "text", "text": "said"}, {"kind": "workspace", "text": '{"digest": "d"}'}
+    done = {"roundKey": "written", "outputs": {"report": said[0], "files": said[1]}}
+    sandbox_api.post(f"{base}/round.complete", done).ok(200)
     asked = sandbox_api.post(f"{base}/permission.ask", {"operationId": "first", "prompt": "May I?"})
     announced = sandbox_api.post(f"{base}/artifact.create", ANNOUNCED)
     host_id, host_token = api.host()
@@ -102,7 +112,7 @@ def build(api: Api) -> World:
         "hostCredentialId": host_token.partition(".")[0].rsplit("_", 1)[-1],
         "assignmentId": second.assignment_id, "digest": DIGEST, "version": "0",
         "artifactId": artifact["artifactId"], "announcedId": announced.ok(200)["artifactId"],
-        "section": "guide", "name": "go", "document": "observing",
+        "roundKey": "written", "section": "guide", "name": "go", "document": "observing",
         "workspaceId": workspace["workspaceId"],
         "permissionRequestId": asked.ok(200)["permissionRequestId"],
     })  # fmt: skip
@@ -153,6 +163,12 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "journal.read": {},
     "journal.append": {"at": 0, "entries": ['{"k": "module"}']},
     "budget.reserve": {"tokens": 10},
+    "round.send": {"operationId": "o", "task": "live", "prompt": "Go on."},
+    "round.finish": {"task": "finishing"},
+    "round.next": {},
+    "round.complete": {"roundKey": "round-1"},
+    "round.read": {"roundKey": "round-1"},
+    "round.list": {},
     "permission.ask": {"operationId": "second", "prompt": "May I really?"},
 }
 """A body that each operation takes, for the world's running task."""
@@ -196,6 +212,8 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", "/v1/auth/device/{userCode}"): lambda world: {"decision": "denied"},
     ("POST", "/v1/tasks/{taskId}/messages"): lambda world: {"mode": "steer", "message": "left"},
     ("POST", "/v1/tasks/{taskId}/signals/{name}"): lambda world: {"payload": {"a": 1}},
+    ("POST", "/v1/tasks/{taskId}/rounds"): lambda world: {"prompt": "left"},
+    ("POST", "/v1/tasks/{taskId}/rounds/finish"): lambda world: {},
     ("POST", RESPOND): lambda world: {"decision": "approved"},
     ("POST", PATH + "budget.extend"): lambda world: {
         "permissionRequestId": world.names["permissionRequestId"]
@@ -263,7 +281,7 @@ for _path, _holds in {
     "/v1/tasks/{taskId}/transcript": "entries", "/v1/projects/{projectKey}/metrics": "tokens",
     "/v1/runs/{run}/attempts": "attempts", "/v1/runs/{run}/layout": "nodes", "/v1/docs": "documents",
     "/v1/docs/{section}/{document}": "html", "/v1/tasks/{taskId}/children": "children",
-    "/v1/tasks/{taskId}/groups": "groups", "/v1/tasks/{taskId}/waits": "waits",
+    "/v1/tasks/{taskId}/groups": "groups", "/v1/tasks/{taskId}/waits": "waits", "/v1/tasks/{taskId}/rounds": "rounds",
     "/v1/workspaces/{workspaceId}": "packs", "/v1/runs/{run}/workspaces": "refs",
 }.items():  # fmt: skip
     _reads(_path, _holds)
@@ -954,3 +972,35 @@ def _get_pack(world: World, path: str) -> Answer:
 def _stored_by_attempt(world: World) -> dict[str, str]:
     path = "/v1/sandboxes/{sandboxId}/assignments/{assignmentId}/workspaces"
     return world.sandbox_api.post(world.fill(path), workspace_of("f" * 40, kind="candidate")).ok()
+
+
+@case("POST", "/v1/tasks/{taskId}/rounds")
+def _prompt(world: World, path: str) -> Answer:
+    answer = world.api.post(f"/v1/tasks/{world.names['runningTaskId']}/rounds", {"prompt": "More."})
+    assert answer.ok(202)["state"] == "PROMPTED"
+    return answer
+
+
+@case("POST", "/v1/tasks/{taskId}/rounds/finish")
+def _finish_rounds(world: World, path: str) -> Answer:
+    made = world.api.graph(task("live", liveRounds=True))
+    answer = world.api.post(f"/v1/tasks/{made['tasks'][0]['taskId']}/rounds/finish")
+    assert answer.ok(202)["liveState"] == "FINISHING"
+    return answer
+
+
+@case("GET", "/v1/tasks/{taskId}/rounds/{roundKey}/outputs/{outputKey}/fetch")
+def _round_output(world: World, path: str) -> Answer:
+    base = f"/v1/tasks/{world.names['runningTaskId']}/rounds/written/outputs"
+    answer = world.api.get(f"{base}/report/fetch")
+    assert (answer.status, answer.content) == (200, b"said")
+    world.api.get(f"{base}/files/fetch").refused("invalid_request")
+    return answer
+
+
+@case("GET", "/v1/tasks/{taskId}/rounds/{roundKey}/outputs/{outputKey}/workspace")
+def _round_workspace(world: World, path: str) -> Answer:
+    base = f"/v1/tasks/{world.names['runningTaskId']}/rounds/written/outputs"
+    answer = world.api.get(f"{base}/files/workspace")
+    assert answer.ok(200) == {"handle": {"digest": "d"}}
+    return answer

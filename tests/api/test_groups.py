@@ -11,7 +11,7 @@ import pytest
 from api.caller import Answer, Api, task
 from api.peer import SandboxPeer, adapter, sandbox
 from embedded_servers import wait_until
-from flakes.wire.sandbox_stream import Assignment
+from flakes.wire.sandbox_stream import Assignment, Cancel
 
 GRANTS = ["flakes.tasks.spawn", "flakes.groups"]
 
@@ -161,8 +161,6 @@ def test_children_go_with_their_parent_unless_they_are_detached(parent: Parent) 
     parent.spawn("b", operation_id="d", detached=True).ok()
     running = parent.start(2)
     parent.peer.finish(parent.assignment.assignment_id)
-    from flakes.wire.sandbox_stream import Cancel
-
     stop = parent.peer.expect(Cancel, timeout_s=30)
     assert stop.assignment_ids == [running["a"].assignment_id]
     parent.peer.finish(running["a"].assignment_id, "cancelled")
@@ -197,3 +195,121 @@ def test_children_are_drawn_right_of_the_task_that_made_them(parent: Parent) -> 
     assert edges == {(at["parent"], at["a"]): True, (at["parent"], at["b"]): True}
     assert parent.api.get(f"/v1/runs/{run}/tasks/a").ok()["parentTaskKey"] == "parent"
     assert "parentTaskKey" not in parent.api.get(f"/v1/runs/{run}/tasks/parent").ok()
+
+
+def test_a_live_task_takes_prompts_one_after_the_other_and_ends_when_told(parent: Parent) -> None:
+    child = {"taskKey": "live", "title": "live", "adapter": parent.adapter, "liveRounds": True}
+    made = parent.ask("task.spawn", {"operationId": "o", "tasks": [child]}).ok()["children"][0]
+    path = f"/v1/tasks/{made['taskId']}/rounds"
+    assert parent.api.get(path).ok() == {"rounds": [], "liveState": "STARTING"}
+    live = parent.start(1)["live"]
+
+    def do(operation: str, body: dict[str, Any] | None = None) -> Answer:
+        at = f"/v1/sandboxes/{parent.peer.sandbox_id}/assignments/{live.assignment_id}/operations"
+        return parent.mate.post(f"{at}/{operation}", body or {})
+
+    prompt = {"operationId": "p1", "task": "live", "prompt": "Draft it."}
+    sent = parent.ask("round.send", prompt).ok()
+    assert (sent["roundKey"], sent["state"]) == ("round-1", "PROMPTED")
+    assert parent.ask("round.send", prompt).ok() == sent
+    parent.ask("round.send", prompt | {"prompt": "Another."}).refused("operation_conflict")
+    parent.ask("round.send", {"operationId": "p2", "task": "live", "prompt": "Now shorter."}).ok()
+    given = do("round.next").ok()["round"]
+    assert do("round.next").ok()["round"] == given
+    assert given["prompt"] == "Draft it."
+    assert parent.api.get(path).ok()["liveState"] == "RUNNING_ROUND"
+    on = {"kind": "round", "task": "live", "roundKey": "round-1"}
+    assert parent.wait(on).ok()["state"] == "pending"
+    parent.peer.finish(parent.assignment.assignment_id, "retryable")
+    outputs = {"draft": {"kind": "json", "text": '{"n": 1}'}, "files": {"kind": "workspace", "text": '{"h": 2}'}}
+    done = {"roundKey": "round-1", "outputs": outputs, "text": "done"}
+    assert do("round.complete", done).ok()["state"] == "COMPLETED"
+    do("round.complete", done).ok()
+    do("round.complete", done | {"state": "FAILED"}).refused("round_conflict")
+    parent.assignment = parent.peer.start(30)
+    settled = parent.wait(on).ok()
+    assert (settled["state"], settled["verdict"]) == ("settled", "SUCCEEDED")
+    read = parent.ask("round.read", {"task": "live", "roundKey": "round-1"}).ok()
+    assert read["outputs"]["draft"]["text"] == '{"n": 1}'
+    assert parent.api.get(f"{path}/round-1/outputs/draft/fetch").ok(200) == {"n": 1}
+    assert parent.api.get(f"{path}/round-1/outputs/files/workspace").ok(200) == {"handle": {"h": 2}}
+    assert do("round.next").ok()["round"]["roundKey"] == "round-2"
+    do("round.complete", {"roundKey": "round-2", "state": "FAILED"}).ok()
+    # Nothing to do: it yields, and a prompt brings it back.
+    assert do("round.next").ok() == {}
+    parent.peer.finish(live.assignment_id, "retryable")
+    assert parent.status("live") == "WAITING"
+    told = parent.api.get(f"/v1/tasks/{made['taskId']}", explain=1).ok()["explanation"]
+    assert "a prompt of its parent" in told["sentence"]
+    parent.ask("round.send", {"operationId": "p3", "task": "live", "prompt": "Last.", "roundKey": "last"}).ok()
+    live = parent.peer.start(30)
+    assert do("round.next").ok()["round"]["roundKey"] == "last"
+    do("round.complete", {"roundKey": "last"}).ok()
+    assert parent.ask("round.finish", {"task": "live"}).ok()["liveState"] == "FINISHING"
+    parent.ask("round.send", {"operationId": "p4", "task": "live", "prompt": "No."}).refused("round_conflict")
+    assert do("round.next").ok() == {"finishing": True}
+    parent.peer.finish(live.assignment_id)
+    shown = parent.api.get(path).ok()
+    assert [each["state"] for each in shown["rounds"]] == ["COMPLETED", "FAILED", "COMPLETED"]
+    assert "liveState" not in shown
+
+
+def test_what_a_live_task_leaves_open_is_over_with_it(parent: Parent) -> None:
+    child = {"taskKey": "live", "title": "live", "adapter": parent.adapter, "liveRounds": True}
+    parent.ask("task.spawn", {"operationId": "o", "tasks": [child]}).ok()
+    parent.ask("round.send", {"operationId": "p", "task": "live", "prompt": "Draft it."}).ok()
+    live = parent.start(1)["live"]
+    on = {"kind": "round", "task": "live", "roundKey": "round-1"}
+    assert parent.wait(on, yields=False).ok()["state"] == "pending"
+    parent.peer.finish(live.assignment_id, "failed")
+    assert parent.wait(on).ok()["verdict"] == "FAILED"
+    parent.ask("round.send", {"operationId": "q", "task": "live", "prompt": "More."}).refused("task_ended")
+
+
+def test_a_parent_that_is_tried_again_by_hand_finds_its_children_again(parent: Parent) -> None:
+    parent.ask("group.open", {"groupKey": "g"}).ok()
+    first = parent.spawn("a", "b", group="g").ok()
+    parent.ask("group.close", {"group": "g"}).ok()
+    running = parent.start(2)
+    parent.peer.finish(running["b"].assignment_id)
+    assert parent.wait({"kind": "group", "group": "g"}).ok()["state"] == "pending"
+    parent.peer.finish(parent.assignment.assignment_id, "failed")
+    parent.peer.expect(Cancel, timeout_s=30)
+    parent.peer.finish(running["a"].assignment_id, "cancelled")
+    assert (parent.status("a"), parent.status("b")) == ("CANCELLED", "SUCCEEDED")
+    parent.api.post(f"/v1/tasks/{parent.assignment.task_id}/retry").ok()
+    started = parent.start(2)
+    assert sorted(started) == ["a", "parent"]
+    parent.assignment = started["parent"]
+    again = parent.spawn("a", "b", group="g").ok()
+    assert [c["taskId"] for c in again["children"]] == [c["taskId"] for c in first["children"]]
+    assert parent.ask("group.status", {"group": "g"}).ok()["status"] == "CLOSED"
+    assert parent.wait({"kind": "group", "group": "g"}).ok()["state"] == "pending"
+    parent.peer.finish(started["a"].assignment_id)
+    assert parent.wait({"kind": "group", "group": "g"}).ok()["verdict"] == "SUCCEEDED"
+
+
+def test_what_can_never_come_is_refused_when_it_is_waited_for(parent: Parent) -> None:
+    parent.spawn("bad").ok()
+    parent.peer.finish(parent.start(1)["bad"].assignment_id, "failed")
+    stuck = {
+        "taskKey": "stuck", "title": "s", "adapter": parent.adapter, "dependsOn": ["bad"],
+        "dependencyFailurePolicy": "wait",
+    }  # fmt: skip
+    parent.ask("task.spawn", {"operationId": "stuck", "tasks": [stuck]}).ok()
+    refused = parent.wait({"kind": "children", "tasks": ["stuck"]}).refused("wait_stalled")
+    assert refused["taskKeys"] == ["stuck"]
+    parent.wait({"kind": "children", "join": "quorum", "quorum": 3}).refused("wait_unsatisfiable")
+    parent.wait({"kind": "children", "tasks": ["nobody"]}).refused("not_found")
+    ended = parent.wait({"kind": "children", "threshold": 1}, "one").ok()
+    assert (ended["state"], ended["counts"]["failed"]) == ("settled", 1)
+    parent.ask("group.open", {"groupKey": "none", "join": "first"}).ok()
+    assert parent.ask("group.close", {"group": "none"}).ok()["status"] == "FAILED"
+
+
+def test_another_meaning_under_the_same_name_is_refused(parent: Parent) -> None:
+    parent.ask("group.open", {"groupKey": "g"}).ok()
+    parent.ask("group.open", {"groupKey": "g", "join": "first"}).refused("operation_conflict")
+    parent.ask("group.open", {"groupKey": "q", "join": "quorum"}).refused("invalid_request")
+    parent.wait({"kind": "timer", "seconds": 60}).ok()
+    parent.wait({"kind": "timer", "seconds": 61}).refused("operation_conflict")

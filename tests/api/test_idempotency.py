@@ -101,6 +101,16 @@ def _another(path: str) -> dict[str, object]:
         return {"permissionRequestId": "another"}
     if path.endswith("/task.outputs"):
         return {"task": "another"}
+    if path.endswith(("/round.send", "/{taskId}/rounds")):
+        return {"prompt": "another"}
+    if path.endswith("/round.finish"):
+        return {"task": "another"}
+    if path.endswith("/round.complete"):
+        return {"text": "another"}
+    if path.endswith("/round.read"):
+        return {"roundKey": "another"}
+    if path.endswith("/round.list"):
+        return {"limit": 7}
     if path.endswith("/signals/{name}"):
         return {"payload": "another"}
     if path.endswith("/change-password"):

@@ -13,8 +13,10 @@ from flakes.sandbox.tools.shim.commands import COMMANDS
 
 Flakes = Callable[..., Ran]
 
-INSIDE_ONLY = [words for words in COMMANDS if words[0] != "artifacts"]
-"""Artifacts are stored and fetched outside too, by other means and with more options."""
+BOTH = {("tasks", "list"), ("tasks", "children"), ("tasks", "cancel"), ("tasks", "signal"),
+        ("tasks", "outputs")}  # fmt: skip
+INSIDE_ONLY = [words for words in COMMANDS if words[0] != "artifacts" and words not in BOTH]
+"""Artifacts are stored and fetched outside too, and some commands are about any task there."""
 
 
 def command_of(words: tuple[str, ...]) -> click.Command:

@@ -16,7 +16,7 @@ GUIDE = CHECKOUT / "docs" / "guide" / "inside-a-task.md"
 
 
 def test_the_example_of_the_guide_runs(session: Stage) -> None:
-    plan, artifacts = re.findall(r"^```markdown run\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
+    plan, artifacts, children = re.findall(r"^```markdown run\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
     file = session.scratch / "plan.md"
     file.write_text(plan)
     ran = session.flakes("run", str(file), "--key", "guide")
@@ -35,6 +35,10 @@ def test_the_example_of_the_guide_runs(session: Stage) -> None:
     ran = session.flakes("run", str(file), "--key", "makes")
     assert ran.code == 0, ran.out + ran.err
     assert session.flakes("tasks", "result", "makes/use").ok().out.split()[-1] == "5000000"
+    file.write_text(children)
+    ran = session.flakes("run", str(file), "--key", "tries")
+    assert ran.code == 0, ran.out + ran.err
+    assert session.flakes("tasks", "result", "tries/compare", "--output", "sizes").ok().out == "1\n2\n3\n"
     (made,) = session.flakes("artifacts", "list", "--run", "makes", "--json").ok().json["artifacts"]
     assert (made["kind"], made["name"], made["state"], made["sizeBytes"]) == ("model", "model.bin", "ready", 5_000_000)
 

@@ -13,10 +13,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from flakes.core.task import TERMINAL, Outcome, TaskStatus
-from flakes.store import sandboxes
+from flakes.store import fences, groups, sandboxes, spawning, waits
 from flakes.store.database import Query, rows, run
+from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
+from flakes.wire.codec import convert
+from flakes.wire.groups import GroupOpen, TaskSpawn
 from flakes.wire.hosts import SandboxPost
 from flakes.wire.sandbox_stream import Result
+from flakes.wire.waits import WaitFor
 from sim.daemon import Daemon, Held, Link
 from sim.plane import WITHDRAWN, Job, Plane
 from store.build import World, inconsistencies, opened, task
@@ -29,6 +33,7 @@ OUTCOMES = [Outcome.SUCCEEDED] * 6 + [
     Outcome.LOST,
 ]
 DRAIN_ROUNDS = 200
+FAMILIES_MAX = 5
 
 _FACTS = Query("""
     select t.task_id, t.status, t.assignment_id, r.assignment_id, r.result ->> 'text'
@@ -53,7 +58,7 @@ _AGE_OFFERS = Query("""
     where state = 'offered' and (%(id)s::text is null or assignment_id = %(id)s)""")
 _DUE = Query("update ready_tasks set not_before = now() where not_before is not null")
 _OFFERED = Query("select assignment_id from assignments where state = 'offered' order by 1")
-_LEFT = Query("select count(*) from tasks where status in ('QUEUED', 'RUNNING')")
+_LEFT = Query("select count(*) from tasks where status in ('QUEUED', 'RUNNING', 'WAITING')")
 _STUCK = Query("select distinct run_id from tasks where status = 'BLOCKED' order by 1")
 
 
@@ -73,6 +78,7 @@ class Simulation:
         self.plane: Plane | None = None
         self.zombies: list[Job] = []
         self.graphs = 0
+        self.families = 0
         self.tasks: list[str] = []
         self.runs: list[str] = []
         self._connections = 0
@@ -133,6 +139,7 @@ class Simulation:
             (6, "age an offer", self._age_an_offer), (2, "crash a sandbox", self._crash_daemon),
             (4, "restart a sandbox", self._restart_daemon), (1, "crash the plane", self._crash_plane),
             (6, "start the plane", self._start_plane), (1, "zombie", self._zombie),
+            (3, "spawn", self._spawn),
         ]  # fmt: skip
         weights = [weight for weight, _, _ in choices]
         _, name, step = self.rng.choices(choices, weights)[0]
@@ -290,6 +297,36 @@ class Simulation:
         run_id = await self.world.submit(f"run-{self.graphs}", *made, close=self.rng.random() < 0.5)
         self.runs.append(run_id)
         self.tasks += sorted((await self.world.ids(run_id)).values())
+
+    async def _spawn(self) -> None:
+        """A running task makes children in a group, closes it, and may be told to wait for it."""
+        running = [(daemon, held) for daemon in self.daemons for held in daemon.running()]
+        if self.plane is None or not running or self.families == FAMILIES_MAX:
+            return
+        daemon, held = self.rng.choice(running)
+        self._note(held.assignment_id)
+        self.families += 1
+        key = f"g{self.families}"
+        children = [
+            {"title": "c", "adapter": "noop", "dependencyFailurePolicy": "continue"}
+            for _ in range(self.rng.randint(1, 3))
+        ]
+        rule = self.rng.choice(["all_success", "all_settled", "first"])
+        yields = self.rng.random() < 0.7
+        async with self.world.db.transaction() as conn:
+            params = {"assignment_ids": [held.assignment_id]}
+            ledger = Ledger.of(await rows(conn, LOCK_RUNS_OF_ASSIGNMENTS, params))
+            holder = await fences.hold(conn, daemon.sandbox_id, held.assignment_id)
+            if holder is None or ledger.runs[holder.run_id].cancelled:
+                return  # it is superseded, and does not know
+            await groups.open_(conn, ledger, holder, convert({"groupKey": key, "join": rule}, GroupOpen))
+            body = {"operationId": key, "group": key, "tasks": children, "detached": self.rng.random() < 0.2}
+            made, _ = await spawning.spawn(conn, ledger, holder, convert(body, TaskSpawn))
+            await groups.close(conn, ledger, holder, key)
+            wait = {"operationId": key, "on": {"kind": "group", "group": key}}
+            await waits.ask(conn, ledger, holder, convert(wait, WaitFor), yields=yields)
+            await ledger.flush(conn)
+        self.tasks += [child.task_id for child in made.children]
 
     async def _due(self) -> None:
         async with self.world.db.connection() as conn:

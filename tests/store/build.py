@@ -19,9 +19,10 @@ from typing import Any
 import msgspec
 
 from flakes.core.graph import BlockedTask, DependencyFailurePolicy, settle
+from flakes.core.group import Counts, JoinRule, judge
 from flakes.core.placement import Plan, plan
 from flakes.core.run import TaskCounts, derive, is_complete
-from flakes.core.task import Outcome, TaskStatus
+from flakes.core.task import TERMINAL, Outcome, TaskStatus
 from flakes.store import (
     accounts,
     admission,
@@ -252,6 +253,37 @@ _SLOTS = Query("select sandbox_id, max_concurrency from sandboxes")
 _RESULTS = Query("select task_id, assignment_id from task_results")
 
 
+_GROUPS = Query("""
+    select g.group_id, g.status, g.join_rule, g.quorum, g.total, g.succeeded, g.failed, g.cancelled,
+           (select array[count(*), count(*) filter (where m.status = 'SUCCEEDED'),
+                         count(*) filter (where m.status = 'FAILED'),
+                         count(*) filter (where m.status = 'CANCELLED')]
+            from tasks m where m.group_id = g.group_id), o.status
+    from task_groups g join tasks o on o.task_id = g.owner_task_id""")
+
+_SLEEPERS = Query("""
+    select t.task_id from tasks t
+    where t.status = 'WAITING' and not exists (
+        select from waits w where w.task_id = t.task_id and w.state = 'pending' and w.yields_for is not null)""")
+
+_LEFT_WAITING = Query("""
+    select w.wait_id from waits w join tasks t using (task_id)
+    where w.state = 'pending' and t.status in ('SUCCEEDED', 'FAILED', 'CANCELLED')""")
+
+
+async def _group_problems(conn: Connection) -> list[str]:
+    problems = [f"{task_id} waits for nothing" for (task_id,) in await rows(conn, _SLEEPERS)]
+    problems += [f"{wait_id} outlives its task" for (wait_id,) in await rows(conn, _LEFT_WAITING)]
+    for group_id, status, rule, quorum, *counts, real, owner in await rows(conn, _GROUPS):
+        if counts != real:
+            problems.append(f"{group_id} counts {counts}, its members are {real}")
+        if status in ("OPEN", "CLOSED") and TaskStatus(owner) in TERMINAL:
+            problems.append(f"{group_id} is {status}, its owner {owner}")
+        if status == "CLOSED" and judge(JoinRule(rule), quorum, Counts(*real)) is not None:
+            problems.append(f"{group_id} is decided by {real}, and not settled")
+    return problems
+
+
 async def inconsistencies(conn: Connection) -> list[str]:
     """What is wrong with the stored state, in sentences; empty when all is well."""
     problems: list[str] = []
@@ -294,6 +326,7 @@ async def inconsistencies(conn: Connection) -> list[str]:
     for task_id, event in settle(blocked, statuses).items():
         problems.append(f"{task_id} is BLOCKED and could move: {event}")
     problems += await _run_problems(conn, tasks)
+    problems += await _group_problems(conn)
     return problems
 
 

@@ -42,6 +42,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "permissions": ("permissions:permissions", "See what tasks ask for, and answer."),
     "ask": ("ask:ask", "Inside a running task: ask its owner for permission, and wait for the answer."),
     "inbox": ("ask:inbox", "Inside a running task: print the messages that it has not read yet."),
+    "groups": ("within:groups", "Inside a running task: open, close and cancel groups of its children."),
+    "rounds": ("within:rounds", "Inside a running task: prompt live children, and take prompts as one."),
+    "wait": (
+        "within:wait",
+        "Inside a running task: wait for a group, children, a time or a signal; exit 75 asks to be run again then.",
+    ),
     "projects": ("projects:projects", "List, create, archive projects, and bind them to hosts."),
     "hosts": ("hosts:hosts", "See the machines that do the work, and let them go."),
     "sandboxes": ("sandboxes:sandboxes", "See where tasks run; drain, stop and delete."),

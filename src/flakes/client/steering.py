@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flakes.client.transport import Transport
-from flakes.wire import groups, messages, permissions, reservations, waits, workpads
+from flakes.wire import groups, messages, permissions, reservations, rounds, waits, workpads
 
 
 class SteeringMethods:
@@ -89,6 +89,39 @@ class SteeringMethods:
         params = {"limit": limit, "cursor": cursor}
         path = _path("tasks", task_id, "waits")
         return await self._transport.call("GET", path, waits.Waits, params=params)
+
+    async def list_rounds(
+        self, task_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> rounds.Rounds:
+        """The rounds of a live task, oldest first, and where it is."""
+        params = {"limit": limit, "cursor": cursor}
+        path = _path("tasks", task_id, "rounds")
+        return await self._transport.call("GET", path, rounds.Rounds, params=params)
+
+    async def send_round(
+        self, task_id: str, prompt: str, *, round_key: str | None = None, payload: Any = None
+    ) -> rounds.Round:
+        """Send a prompt to a live task; `round_conflict` and `task_ended` store nothing."""
+        body = rounds.RoundPost(prompt=prompt, round_key=round_key, payload=payload)
+        path = _path("tasks", task_id, "rounds")
+        return await self._transport.call("POST", path, rounds.Round, body=body, keyed=True)
+
+    async def finish_rounds(self, task_id: str) -> rounds.Rounds:
+        """Send no more prompts to a live task: it ends after its open rounds."""
+        path = _path("tasks", task_id, "rounds", "finish")
+        return await self._transport.call("POST", path, rounds.Rounds, keyed=True)
+
+    async def round_output(self, task_id: str, round_key: str, output_key: str) -> bytes:
+        """A text or JSON output of a live round."""
+        path = _path("tasks", task_id, "rounds", round_key, "outputs", output_key, "fetch")
+        return (await self._transport.send("GET", path)).content
+
+    async def round_workspace(
+        self, task_id: str, round_key: str, output_key: str
+    ) -> rounds.RoundWorkspace:
+        """The handle that a workspace output of a live round holds."""
+        path = _path("tasks", task_id, "rounds", round_key, "outputs", output_key, "workspace")
+        return await self._transport.call("GET", path, rounds.RoundWorkspace)
 
     async def send_signal(self, task_id: str, name: str, payload: Any = None) -> waits.Signal:
         """Send a signal to a task; it is kept until the task waits for it. `task_ended` stores nothing."""

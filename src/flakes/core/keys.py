@@ -15,7 +15,7 @@ from flakes.core.limits import KEY_LENGTH_MAX
 
 Prefix = Literal[
     "user", "project", "run", "task", "group", "assignment", "sandbox", "host", "pool", "lease",
-    "artifact", "perm", "msg", "op", "event", "key", "instance", "binding", "replica", "wait", "signal",
+    "artifact", "perm", "msg", "op", "event", "key", "instance", "binding", "replica", "wait", "signal", "round",
     "ws",
 ]  # fmt: skip
 

@@ -108,6 +108,14 @@ SIGNAL_SIZE_BYTES_MAX: Final = 64 * KIB
 SIGNALS_UNREAD_MAX: Final = 1_000
 """Signals to one task that no wait has taken."""
 
+ROUND_PROMPT_LENGTH_MAX: Final = 100_000
+"""Characters of a prompt to a live child, and of the words that close a round."""
+ROUND_OUTPUTS_BYTES_MAX: Final = MIB
+"""All outputs of one round, as JSON."""
+ROUNDS_OPEN_MAX: Final = 64
+"""Rounds of one task that are not over."""
+ROUNDS_MAX: Final = 10_000
+
 PAGE_LENGTH_DEFAULT: Final = 50
 PAGE_LENGTH_MAX: Final = 200
 LOG_PAGE_LENGTH_MAX: Final = 1_000

@@ -121,7 +121,7 @@ class Attendance:
             await self._containment.emit(AgentEvent("notice", {"level": "warning", "text": text}))
         self._transcript.flush()
         await asyncio.to_thread(self._directory.remove_home)
-        if outcome in (Outcome.LOST, Outcome.RETRYABLE):
+        if outcome in (Outcome.LOST, Outcome.RETRYABLE, Outcome.YIELDED):
             keep = self._services.sessions.keep
             await asyncio.to_thread(keep, self._directory, self._assignment.task_id)
 
@@ -161,19 +161,24 @@ class Attendance:
         """What the agent hears first, and where that is from."""
         attempt = self._assignment.attempt
         if self._earlier is not None and session is not None and session == self._earlier.session:
+            if happened := self._assignment.happened:
+                return briefs.woken(happened), "resume"
             return briefs.resumed(attempt, work_is_here=True), "resume"
-        if attempt == 1 and self._earlier is None:
+        if attempt == 1 and self._earlier is None and not self._assignment.happened:
             return brief, "brief"
         status, answer = await self._tools.perform("workpad.read", b"{}")
         try:
             workpad = decode(answer, Workpad).body_markdown if status == 200 else ""
         except BodyError:
             workpad = ""
-        return briefs.briefing(brief, attempt, workpad), "briefing"
+        text = briefs.briefing(brief, attempt, workpad)
+        if self._assignment.happened:
+            text = f"{text}\n{briefs.woken(self._assignment.happened)}"
+        return text, "briefing"
 
     async def _problem(self) -> AgentError | None:
         """What is wrong with the declared outputs as they are now."""
-        if not self._definition.declared_outputs:
+        if not self._definition.declared_outputs or self._tools.yielding:
             return None
         try:
             await outputs.check(self._definition.declared_outputs, self._directory.outputs)

@@ -8,7 +8,7 @@ instructions are what every agent is told of its surroundings, for its system pr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flakes.agents.base import AgentError
@@ -17,6 +17,7 @@ from flakes.sandbox.directory import artifact_names
 from flakes.wire.operations import Operation
 from flakes.wire.sandbox_stream import Assignment
 from flakes.wire.tasks import ARTIFACTS, OutputDeclaration, TaskDefinition
+from flakes.wire.waits import Happened
 
 SCHEMA_LENGTH_MAX: Final = 16 * KIB
 WORKPAD_LENGTH_MAX: Final = 8_000
@@ -86,6 +87,18 @@ def resumed(attempt: int, *, work_is_here: bool) -> str:
         f" is above; {where}, which may have another path now: look before you rely on a path. A command that was"
         " running then may have run in part or not at all. Go on where you were, and finish the task."
     )
+
+
+def woken(happened: Sequence[Happened]) -> str:
+    """What an agent hears that had yielded, and now goes on."""
+    lines = []
+    for each in happened:
+        what = f"the {each.kind} {each.name}" if each.name else f"the {each.kind} ({each.operation_id})"
+        lines.append(f"- {what}: {each.verdict or each.state.replace('_', ' ')}")
+    return (
+        "You had ended your turn to wait. What you waited for has come:\n\n" + "\n".join(lines)
+        + "\n\nGo on from there. To read more, ask for the same wait again: it answers at once.\n"
+    )  # fmt: skip
 
 
 def briefing(brief: str, attempt: int, workpad: str) -> str:

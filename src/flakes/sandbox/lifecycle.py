@@ -185,6 +185,8 @@ class Lifecycle:
         # Outputs are read when nobody writes them any more.
         await self._containment.gone()
         self._text, self._exit_code = turn.text, turn.exit_code
+        if able.converses and self._tools is not None and self._tools.yielding:
+            return Outcome.YIELDED, None
         if turn.status != "completed":
             return self._failed(turn, uses_directory=able.directory)
         if able.directory:

@@ -125,7 +125,25 @@ _AWAY = Query("""
         order by h.disabled_at is not null, l.seen_at desc nulls last, h.host_id limit %(limit)s
     ) w""")
 
+# What tasks have yielded for, and how far it is.
+_WAITS = Query("""
+    select w.task_id, w.kind, w.created_at, w.due_at, w.signal_name, g.group_key,
+           (select r.round_key from rounds r where r.round_id = w.round_id), g.join_rule,
+           coalesce(g.total, w.total), coalesce(g.succeeded, w.succeeded), coalesce(g.failed, w.failed),
+           coalesce(g.cancelled, w.cancelled), coalesce(g.quorum, w.needed),
+           (select array_agg(k.task_key order by k.task_key) from (
+                select m.task_key from tasks m
+                where m.group_id = w.group_id and m.status in ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING')
+                union all
+                select m.task_key from wait_members x join tasks m on m.task_id = x.task_id
+                where x.wait_id = w.wait_id and m.status in ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING')
+                limit %(limit)s
+            ) k)
+    from waits w left join task_groups g on g.group_id = w.group_id
+    where w.task_id = any(%(task_ids)s) and w.state = 'pending' order by w.wait_id""")
+
 DEPENDENCIES_TOLD_MAX: Final = 50
+MEMBERS_TOLD_MAX: Final = 20
 HOSTS_TOLD_MAX: Final = 5
 
 
@@ -142,6 +160,7 @@ class _Facts:
     """(assignment id, state, sandbox id) of what was offered or runs."""
     not_taken: dict[str, Any] = field(default_factory=dict)
     question: dict[str, Any] | None = None
+    waits: list[dict[str, Any]] = field(default_factory=list)
     away: list[dict[str, Any]] = field(default_factory=list)
     """Hosts that could run it and are not connected."""
 
@@ -207,9 +226,47 @@ async def _facts(conn: Connection, found: Sequence[Task]) -> dict[str, _Facts]:
         away = {"hostId": host_id, "name": name, "disabled": disabled_at is not None}
         since = {} if seen_at is None else {"offlineSince": seen_at.isoformat()}
         facts[task_id].away.append(away | since)
+    waiting = [task.task_id for task in found if task.status == TaskStatus.WAITING]
+    params = {"task_ids": waiting, "limit": MEMBERS_TOLD_MAX}
+    for task_id, *wait in await rows(conn, _WAITS, params) if waiting else ():
+        facts[task_id].waits.append(_waited(*wait))
     for task in found:
         facts[task.task_id]  # what has ended has none
     return facts
+
+
+def _waited(
+    kind: str, since: datetime, due_at: datetime | None, signal: str | None, group: str | None,
+    round_key: str | None, rule: str | None, total: int, succeeded: int, failed: int, cancelled: int, needed: int | None,
+    live: list[str] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """One pending wait as evidence."""
+    facts: dict[str, Any] = {
+        "kind": kind, "since": since.isoformat(), "dueAt": due_at.isoformat() if due_at else None,
+        "signal": signal, "group": group, "round": round_key, "joinRule": rule, "needed": needed,
+    }  # fmt: skip
+    if kind in ("group", "children"):
+        ended = succeeded + failed + cancelled
+        facts |= {"ended": ended, "total": total, "failed": failed, "live": live or []}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _wait_words(wait: dict[str, Any]) -> str:
+    match wait["kind"]:
+        case "group":
+            return f"the group {wait['group']} ({wait['ended']} of {wait['total']} have ended)"
+        case "children":
+            return f"children ({wait['ended']} of {wait['total']} have ended)"
+        case "timer":
+            return f"a timer that fires at {wait['dueAt']}"
+        case "signal":
+            return f"the signal {wait['signal']}"
+        case "prompt":
+            return "a prompt of its parent"
+        case "round":
+            return f"the round {wait['round']}"
+        case kind:
+            return f"a {kind}"
 
 
 def _sentence(task: Task, code: str, evidence: dict[str, Any]) -> Explanation:
@@ -217,6 +274,10 @@ def _sentence(task: Task, code: str, evidence: dict[str, Any]) -> Explanation:
     if code == "dependency_pending":
         pending = [f"{key} ({state})" for key, state in evidence["dependencies"].items() if state != "SUCCEEDED"]
         sentence = f"Waits for {', '.join(pending[:5])}{' and more' if len(pending) > 5 else ''}."
+    elif code == "wait_pending" and evidence["waits"]:
+        sentence = f"Waits for {', '.join(_wait_words(each) for each in evidence['waits'][:5])}."
+        if any(each["kind"] == "signal" for each in evidence["waits"]):
+            next_action = "send what it waits for: `flakes tasks signal`"
     elif code == "retry_backoff" and "offersNotTaken" in evidence:
         sentence = f"Its sandbox did not take the last offer; the next one is made at {evidence['nextAttemptAt']}."
         next_action = f"look at the sandbox: `flakes sandboxes list`, {evidence['lastSandboxId']}"
@@ -249,7 +310,7 @@ def _reason(task: Task, facts: _Facts) -> tuple[str, dict[str, Any]]:
     if status is TaskStatus.SAVED:
         return "not_admitted", {}
     if status is TaskStatus.WAITING:
-        return "wait_pending", {}
+        return "wait_pending", {"waits": facts.waits}
     if status is TaskStatus.RUNNING:
         if facts.question is not None:
             return "needs_input", facts.question

@@ -21,6 +21,11 @@ from flakes.wire.codec import encode
 PARENT_ENDED: Final = "the task that made it has ended"
 """Why children are cancelled with their parent; by it they are known again when that is retried."""
 
+ROUND_VERDICTS: Final = {
+    "COMPLETED": GroupStatus.SUCCEEDED, "FAILED": GroupStatus.FAILED, "CANCELLED": GroupStatus.CANCELLED,
+}  # fmt: skip
+"""What a wait for a round is told."""
+
 _ABANDON = Query("""
     update task_groups set status = 'ABANDONED', settled_at = now()
     where owner_task_id = any(%(task_ids)s) and status in ('OPEN', 'CLOSED')
@@ -38,6 +43,15 @@ _ORPHANS = Query("""
       and c.status in ('BLOCKED', 'QUEUED', 'RUNNING', 'WAITING')
       and (c.group_id is not null or p.status <> 'SUCCEEDED')
     order by c.task_id""")
+
+_LEAVE_ROUNDS = Query("""
+    update rounds r set state = case t.status when 'FAILED' then 'FAILED' else 'CANCELLED' end, ended_at = now()
+    from tasks t
+    where r.task_id = any(%(task_ids)s) and r.state = 'PROMPTED' and t.task_id = r.task_id
+    returning r.round_id, r.run_id, r.task_id, r.round_key, r.state""")
+
+_WAITS_ON_ROUNDS = Query("""
+    select wait_id, round_id from waits where round_id = any(%(round_ids)s) and state = 'pending'""")
 
 _COUNT_GROUPS = Query("""
     with arrived as (
@@ -140,9 +154,22 @@ async def _owners(conn: Connection, ledger: Ledger, ended: Collection[str]) -> N
         data = {"groupId": group_id, "groupKey": key, "status": GroupStatus.ABANDONED}
         ledger.event(run_id, "group.settled", owner_id, data)
     ledger.settled += [wait_id for (wait_id,) in await rows(conn, _FORGET_WAITS, params)]
+    await _rounds(conn, ledger, await rows(conn, _LEAVE_ROUNDS, params))
     orphans = [cancels.Live(*fields) for fields in await rows(conn, _ORPHANS, params)]
     if orphans:
         ledger.ready += await cancels.cancel(conn, ledger, orphans, PARENT_ENDED)
+
+
+async def _rounds(conn: Connection, ledger: Ledger, left: Sequence[tuple[Any, ...]]) -> None:
+    """Rounds that a task has left open are over with it."""
+    states: dict[str, str] = {}
+    for round_id, run_id, task_id, key, state in left:
+        states[round_id] = state
+        ledger.event(run_id, "round.ended", task_id, {"roundKey": key, "state": state})
+    found = await rows(conn, _WAITS_ON_ROUNDS, {"round_ids": list(states)}) if states else []
+    await settle_waits(conn, ledger, [
+        (wait_id, "settled", {"verdict": ROUND_VERDICTS[states[round_id]]}) for wait_id, round_id in found
+    ])  # fmt: skip
 
 
 async def _members(conn: Connection, ledger: Ledger, ended: Collection[str]) -> None:

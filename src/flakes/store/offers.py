@@ -13,12 +13,13 @@ from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.operations import SPAWN
 from flakes.wire.sandbox_stream import Assignment, InputOutput
 from flakes.wire.tasks import Output, TaskDefinition
+from flakes.wire.waits import Happened
 
 _COLUMNS = """
     select a.assignment_id, a.sandbox_id, a.task_id, t.task_key, a.run_id, r.run_key, j.project_key,
            a.attempt, r.metadata::text, p.definition::text,
            r.workspace_id is not null, r.has_workspaces,
-           r.budget is not null or t.parent_task_id is not null
+           r.budget is not null or t.parent_task_id is not null, t.wait_count
     from assignments a
     join tasks t on t.task_id = a.task_id
     join task_payloads p on p.task_id = a.task_id
@@ -59,6 +60,13 @@ _CANCELLED = Query("""
     where a.sandbox_id = any(%(sandbox_ids)s) and a.live and a.state = 'accepted'
       and t.cancel_requested_at is not null""")
 
+_HAPPENED = Query("""
+    select w.task_id, w.operation_id, w.kind, w.state, w.outcome ->> 'verdict',
+           coalesce(g.group_key, w.signal_name)
+    from waits w left join task_groups g on g.group_id = w.group_id
+    where w.task_id = any(%(task_ids)s) and w.state <> 'pending' and w.yields_for is not null
+    order by w.settled_at""")
+
 _definition = msgspec.json.Decoder(TaskDefinition)
 _metadata = msgspec.json.Decoder(dict[str, Any])
 
@@ -98,6 +106,8 @@ async def complete(
     added: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for (task_id, bound), amount in (await budgets.extensions(conn, bounded) if bounded else {}).items():
         added[task_id][bound] = amount
+    yielded = [offer[2] for offer, _ in decoded if offer[13]]
+    happened = await _happened(conn, yielded) if yielded else {}
     return [
         (
             offer[1],
@@ -111,10 +121,23 @@ async def complete(
                 workspace_inputs=given[offer[2]].inputs if offer[2] in given else {},
                 extended=added.get(offer[2], {}),
                 shares_budgets=offer[12] or (definition.budget is not None and SPAWN in definition.tool_grants),
+                happened=happened.get(offer[2], []),
             ),
         )
         for offer, definition in decoded
     ]  # fmt: skip
+
+
+async def _happened(conn: Connection, task_ids: Sequence[str]) -> dict[str, list[Happened]]:
+    """What tasks that go on had yielded for."""
+    found: defaultdict[str, list[Happened]] = defaultdict(list)
+    for task_id, operation_id, kind, state, verdict, name in await rows(
+        conn, _HAPPENED, {"task_ids": list(task_ids)}
+    ):
+        found[task_id].append(Happened(
+            operation_id=operation_id, kind=kind, state=state, verdict=verdict, name=name,
+        ))  # fmt: skip
+    return found
 
 
 async def live_of(conn: Connection, sandbox_id: str) -> list[tuple[str, str, bool, str | None]]:

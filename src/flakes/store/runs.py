@@ -116,6 +116,10 @@ _DELETE = Query("""
         delete from waits where run_id = %(run_id)s
     ), awaited as (
         delete from wait_members where task_id in (select task_id from gone)
+    ), prompted as (
+        delete from rounds where run_id = %(run_id)s
+    ), finishing as (
+        delete from finishing_tasks where run_id = %(run_id)s
     ), signalled as (
         delete from signals where run_id = %(run_id)s
     ), journals as (

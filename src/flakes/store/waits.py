@@ -21,9 +21,9 @@ from flakes.store.identifiers import new_id
 from flakes.store.ledger import Ledger
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.groups import Members
-from flakes.wire.waits import OnChildren, OnGroup, OnSignal, OnTimer, Wait, WaitFor
+from flakes.wire.waits import OnChildren, OnGroup, OnRound, OnSignal, OnTimer, Wait, WaitFor
 
-_COLUMNS = """wait_id, operation_id, task_id, kind, state, group_id, signal_name, outcome, due_at,
+_COLUMNS = """wait_id, operation_id, task_id, kind, state, group_id, signal_name, round_id, outcome, due_at,
     created_at, settled_at"""
 
 _KNOWN = Query(f"""
@@ -39,9 +39,9 @@ _PAGE = Query(f"""
 
 _INSERT = Query("""
     insert into waits (wait_id, run_id, task_id, operation_id, digest, kind, group_id, signal_name,
-                       join_rule, needed, total, succeeded, failed, cancelled, due_at)
+                       round_id, join_rule, needed, total, succeeded, failed, cancelled, due_at)
     values (%(wait_id)s, %(run_id)s, %(task_id)s, %(operation_id)s, %(digest)s, %(kind)s, %(group_id)s,
-            %(signal_name)s, %(join_rule)s, %(needed)s, %(total)s, %(succeeded)s, %(failed)s,
+            %(signal_name)s, %(round_id)s, %(join_rule)s, %(needed)s, %(total)s, %(succeeded)s, %(failed)s,
             %(cancelled)s, now() + %(due_s)s::float8 * interval '1 s')""")
 
 _INSERT_MEMBERS = Query("""
@@ -58,6 +58,11 @@ _YIELD = Query("""
 _CHILDREN = Query("select task_id, status from tasks where parent_task_id = %(task_id)s order by task_id")
 
 _MEMBERS = Query("select task_id, status from tasks where group_id = %(group_id)s")
+
+_ROUND = Query("""
+    select round_id, state from rounds where task_id = %(task_id)s and round_key = %(round_key)s""")
+
+_ENDED_ROUNDS = Query("select count(*) from rounds where task_id = %(task_id)s and state <> 'PROMPTED'")
 
 # What holds each blocked member back: (member, key, what it depends on, how that stands).
 _BLOCKED_BY = Query("""
@@ -113,7 +118,7 @@ async def _register(
     fields: dict[str, Any] = {
         "wait_id": wait_id, "run_id": holder.run_id, "task_id": holder.task_id,
         "operation_id": body.operation_id, "digest": digest, "group_id": None, "signal_name": None,
-        "join_rule": None, "needed": None, "total": 0, "succeeded": 0, "failed": 0, "cancelled": 0,
+        "round_id": None, "join_rule": None, "needed": None, "total": 0, "succeeded": 0, "failed": 0, "cancelled": 0,
         "due_s": body.timeout_s,
     }  # fmt: skip
     members: list[str] = []
@@ -135,6 +140,9 @@ async def _register(
             check_key("signal", body.on.name)
             fields |= {"kind": "signal", "signal_name": body.on.name}
             outcome = await signals.take(conn, holder.task_id, body.on.name, wait_id)
+        case OnRound():
+            fields["kind"] = "round"
+            fields["round_id"], outcome = await _on_round(conn, holder, body.on)
     counted = await row(conn, _COUNT, {"task_id": holder.task_id})
     if counted is not None and counted[0] > limits.WAITS_PER_TASK_MAX:
         raise ApiError("limit_exceeded", f"the task has waited {counted[0] - 1} times", "look for what makes it wait in a circle", limit=limits.WAITS_PER_TASK_MAX)
@@ -144,6 +152,35 @@ async def _register(
     elif members:
         await run(conn, _INSERT_MEMBERS, {"wait_id": wait_id, "task_ids": members})
     return await get(conn, wait_id)
+
+
+async def for_prompt(
+    conn: Connection, ledger: Ledger, holder: Holder, *, yields: bool
+) -> Wait:
+    """The wait of a live task that has no round to do, until it gets one or is to end. One for each number of
+    rounds that are over, and pending again after it was settled by a prompt that is over by now."""
+    counted = await row(conn, _ENDED_ROUNDS, {"task_id": holder.task_id})
+    assert counted is not None
+    operation_id = f"prompt-{counted[0] + 1}"
+    key = {"task_id": holder.task_id, "operation_id": operation_id}
+    known = await row(conn, _KNOWN, key)
+    if known is None:
+        wait_id = new_id("wait")
+        await run(conn, _COUNT, {"task_id": holder.task_id})
+        await run(conn, _INSERT, {
+            "wait_id": wait_id, "run_id": holder.run_id, "task_id": holder.task_id,
+            "operation_id": operation_id, "digest": b"", "kind": "prompt", "group_id": None,
+            "signal_name": None, "round_id": None, "join_rule": None, "needed": None, "total": 0,
+            "succeeded": 0, "failed": 0, "cancelled": 0, "due_s": None,
+        })  # fmt: skip
+        wait = await get(conn, wait_id)
+    else:
+        wait = _wait(known[:-1])
+    told = yields and wait.state == "pending"
+    await run(conn, _YIELD, {
+        "wait_id": wait.wait_id, "assignment_id": holder.assignment_id if told else None,
+    })  # fmt: skip
+    return wait
 
 
 async def _on_group(
@@ -158,6 +195,18 @@ async def _on_group(
         raise ApiError("group_open", f"the group {group.group_key!r} is open: it could still grow", "close it before waiting for it", groupId=group.group_id)
     await _refuse_stalled(conn, await rows(conn, _MEMBERS, {"group_id": group.group_id}))
     return group.group_id, None
+
+
+async def _on_round(
+    conn: Connection, holder: Holder, on: OnRound
+) -> tuple[str, dict[str, Any] | None]:
+    """The round of a child, and the outcome when it is over."""
+    task_id = (await spawning.resolve(conn, holder.task_id, [on.task]))[0][0]
+    found = await row(conn, _ROUND, {"task_id": task_id, "round_key": on.round_key})
+    if found is None:
+        raise not_found("round")
+    verdict = joins.ROUND_VERDICTS.get(found[1])
+    return found[0], None if verdict is None else {"verdict": verdict}
 
 
 async def _on_children(
@@ -248,12 +297,12 @@ async def fire(conn: Connection, limit: int) -> tuple[int, Ledger | None]:
 
 
 def _wait(found: tuple[Any, ...]) -> Wait:
-    (wait_id, operation_id, task_id, kind, state, group_id, signal_name, outcome, due_at, created_at,
-     settled_at) = found  # fmt: skip
+    (wait_id, operation_id, task_id, kind, state, group_id, signal_name, round_id, outcome, due_at,
+     created_at, settled_at) = found  # fmt: skip
     told = outcome or {}
     return Wait(
         wait_id=wait_id, operation_id=operation_id, task_id=task_id, kind=kind, state=state,
         verdict=told.get("verdict"), counts=Members(**told["counts"]) if "counts" in told else None, group_id=group_id,
-        signal_name=signal_name, payload=told.get("payload"), due_at=due_at, created_at=created_at,
+        signal_name=signal_name, round_id=round_id, payload=told.get("payload"), due_at=due_at, created_at=created_at,
         settled_at=settled_at,
     )  # fmt: skip

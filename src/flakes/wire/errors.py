@@ -59,6 +59,7 @@ CODES: Final[dict[str, Code]] = {
     "run_deleting": Code(409, EXIT_USAGE, "The run is being deleted and takes nothing new; its key is free afterwards."),
     "operation_conflict": Code(409, EXIT_USAGE, "The operation id was used with another meaning."),
     "task_ended": Code(409, EXIT_USAGE, "The task has ended; nobody would take it in."),
+    "round_conflict": Code(409, EXIT_USAGE, "The task takes no such round: it is not live, is to end, or has one of that key that is over."),
     "group_closed": Code(409, EXIT_USAGE, "The group is closed and takes no more children."),
     "group_open": Code(409, EXIT_USAGE, "The group is still open: it has to be closed before it can be awaited."),
     "wait_unsatisfiable": Code(409, EXIT_USAGE, "What is waited for can never happen; `counts` or the message says why."),

@@ -54,6 +54,17 @@ from flakes.wire.reservations import (
     FilesReserve,
     Reservations,
 )
+from flakes.wire.rounds import (
+    LiveChild,
+    Round,
+    RoundComplete,
+    RoundGiven,
+    RoundName,
+    RoundNext,
+    Rounds,
+    RoundSend,
+    RoundsRead,
+)
 from flakes.wire.tasks import TaskResult, Tasks
 from flakes.wire.waits import Signal, SignalSend, Wait, WaitFor
 from flakes.wire.workpads import Workpad, WorkpadPut
@@ -188,7 +199,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
         errors=("not_found", "result_not_ready", "range_not_satisfiable", "storage_full"), pieces=True,
     ),
     "task.wait": Operation(
-        WaitFor, Wait, "Wait for a group, children, a time or a signal; held a while, then to be yielded for.",
+        WaitFor, Wait, "Wait for a group, children, a time or a signal. An answer that is pending means: end your turn"
+        " now; you go on when it has come.",
         words=("wait",), waits=True,
         errors=("operation_conflict", "group_open", "wait_unsatisfiable", "wait_stalled", "limit_exceeded",
                 "not_found"),
@@ -196,6 +208,31 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "task.signal": Operation(
         SignalSend, Signal, "Send a signal to the parent or a child of this task.",
         words=("tasks", "signal"), errors=("operation_conflict", "task_ended", "limit_exceeded", "not_found"),
+    ),
+    "round.send": Operation(
+        RoundSend, Round, "Send a prompt to a live child.", grant=SPAWN, words=("rounds", "send"),
+        errors=("operation_conflict", "round_conflict", "task_ended", "limit_exceeded", "not_found"),
+    ),
+    "round.finish": Operation(
+        LiveChild, Rounds, "Send no more prompts to a live child: it ends after its open rounds.", grant=SPAWN,
+        words=("rounds", "finish"), errors=("round_conflict", "not_found"),
+    ),
+    "round.next": Operation(
+        RoundNext, RoundGiven, "Take the next prompt of this live task. Neither a round nor finishing means: end"
+        " your turn now; you go on when there is one.",
+        words=("rounds", "next"), waits=True, errors=("round_conflict", "limit_exceeded"),
+    ),
+    "round.complete": Operation(
+        RoundComplete, Round, "Complete a round of this live task with what it came to.",
+        words=("rounds", "complete"), errors=("round_conflict", "limit_exceeded", "not_found"),
+    ),
+    "round.read": Operation(
+        RoundName, Round, "Read a round of a live child, or of this task, with its outputs.",
+        words=("rounds", "read"), errors=("not_found",),
+    ),
+    "round.list": Operation(
+        RoundsRead, Rounds, "List the rounds of a live child, or of this task.", words=("rounds", "list"),
+        errors=("not_found",),
     ),
     "run.tasks": Operation(TasksRead, Tasks, "List the tasks of the run.", words=("tasks", "list")),
     "journal.read": Operation(

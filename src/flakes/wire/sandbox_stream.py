@@ -23,6 +23,7 @@ from flakes.core.task import Outcome
 from flakes.wire.codec import Frozen
 from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
 from flakes.wire.transcripts import AgentUsage, EntryBody
+from flakes.wire.waits import Happened
 from flakes.wire.workspaces import AssignedWorkspace, WorkspaceHandle
 
 PROTOCOL: Final = 1
@@ -199,6 +200,8 @@ class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     shares_budgets: bool = False
     """Its run or a task above it may have a budget too, or its own is also its children's: the sandbox reserves
     before the agent spends."""
+    happened: list[Happened] = []
+    """What the attempt before had yielded for."""
 
 
 class Assign(Frozen, frozen=True, kw_only=True, tag_field="type", tag="assign"):

@@ -17,7 +17,8 @@ from flakes.core import limits
 from flakes.wire.codec import Body, Frozen
 from flakes.wire.groups import Join, Members, Reference, Status
 
-Kind = Literal["group", "children", "timer", "signal"]
+Kind = Literal["group", "children", "timer", "signal", "round", "prompt"]
+"""`prompt` is what a live task yields for that has no round to do."""
 State = Literal["pending", "settled", "timed_out", "cancelled"]
 SignalName = Annotated[str, Meta(min_length=1, max_length=limits.KEY_LENGTH_MAX)]
 
@@ -50,7 +51,14 @@ class OnSignal(Body, frozen=True, kw_only=True, tag_field="kind", tag="signal"):
     name: SignalName
 
 
-On = OnGroup | OnChildren | OnTimer | OnSignal
+class OnRound(Body, frozen=True, kw_only=True, tag_field="kind", tag="round"):
+    """A round of a live child."""
+
+    task: Reference
+    round_key: SignalName
+
+
+On = OnGroup | OnChildren | OnTimer | OnSignal | OnRound
 
 
 class WaitFor(Body, frozen=True, kw_only=True):
@@ -76,12 +84,24 @@ class Wait(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """Of the group or the children, when the wait was settled."""
     group_id: str | None = None
     signal_name: str | None = None
+    round_id: str | None = None
     payload: Any = None
     """What the signal carried."""
     due_at: datetime | None = None
     """When the timer fires, or the wait times out."""
     created_at: datetime
     settled_at: datetime | None = None
+
+
+class Happened(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """What an attempt goes on after: a wait that an earlier one had yielded for."""
+
+    operation_id: str
+    kind: Kind
+    state: State
+    verdict: Status | None = None
+    name: str | None = None
+    """Of the group or the signal."""
 
 
 class Waits(Frozen, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flakes.cli.commands.files import files
+from flakes.cli.commands.within import within
 from flakes.cli.commands.workpads import workpad
 from flakes.cli.options import asks, key_of, page_options, remote_options
 from flakes.cli.output import Output, Span, bold, dim, is_terminal
@@ -36,6 +37,8 @@ def tasks() -> None:
 
 tasks.add_command(workpad)
 tasks.add_command(files)
+for _word in ("spawn", "output"):
+    tasks.add_command(within("tasks", _word))
 
 
 @tasks.command("list")
@@ -402,6 +405,33 @@ async def children(
             for each in page.children
         ],
         ["STATE", "TASK", "TITLE", "ID"],
+    )  # fmt: skip
+    if page.next_cursor:
+        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+
+
+@tasks.command()
+@click.argument("task")
+@page_options
+@remote_options
+@asks
+async def rounds(
+    client: Client, output: Output, task: str, limit: int | None, cursor: str | None
+) -> None:
+    """List the rounds of a live task, oldest first."""
+    task_id = await client.task_id(task)
+    page = await client.list_rounds(task_id, limit=limit, cursor=cursor)
+    if output.as_json:
+        output.data(page)
+        return
+    if page.live_state:
+        output.talk(f"live: {page.live_state}")
+    output.table(
+        [
+            [each.state, each.round_key, shortened(one_line(each.prompt), 60), dim(moment(each.created_at))]
+            for each in page.rounds
+        ],
+        ["STATE", "ROUND", "PROMPT", "SENT"],
     )  # fmt: skip
     if page.next_cursor:
         output.talk(dim(f"more: --cursor {page.next_cursor}"))

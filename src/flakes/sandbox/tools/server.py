@@ -21,6 +21,8 @@ from flakes.sandbox.tools import place
 from flakes.wire.codec import BodyError, Frozen, decode, encode
 from flakes.wire.errors import ApiError
 from flakes.wire.operations import LOCAL, OPERATIONS
+from flakes.wire.rounds import RoundGiven, RoundNext
+from flakes.wire.waits import Wait, WaitFor
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +69,7 @@ class ToolServer:
         self._serving: set[asyncio.Task[Any]] = set()
         self._stale: bytes | None = None
         """The refusal, once the assignment is known to have ended: nothing more is forwarded."""
+        self._pending: set[str] = set()
 
     @classmethod
     async def open(
@@ -92,6 +95,11 @@ class ToolServer:
     def directory(self) -> Path:
         """Where the socket and its token are; a task that sees no more of the machine sees this."""
         return self._place.directory
+
+    @property
+    def yielding(self) -> bool:
+        """Whether the task was told to end its attempt, because of a wait that it has not seen settled."""
+        return bool(self._pending)
 
     async def close(self) -> None:
         """Stop listening, drop what is under way, remove the socket's directory."""
@@ -166,6 +174,20 @@ class ToolServer:
             await asyncio.wait({asking, leaving})
         return status, answer
 
+    def _note(self, body: bytes, answer: bytes) -> None:
+        wait = decode(answer, Wait)
+        if wait.state == "pending" and decode(body, WaitFor).yields:
+            self._pending.add(wait.operation_id)
+        else:
+            self._pending.discard(wait.operation_id)
+
+    def _note_round(self, body: bytes, answer: bytes) -> None:
+        given = decode(answer, RoundGiven)
+        if given.round is None and not given.finishing and decode(body, RoundNext).yields:
+            self._pending.add("prompt")
+        else:
+            self._pending.discard("prompt")
+
     async def perform(self, operation: str, body: bytes) -> tuple[int, bytes]:
         """Answer it here when it is the sandbox's own, else ask the control plane."""
         if self._stale is not None:
@@ -175,6 +197,10 @@ class ToolServer:
             status, answer = await self._forwarder.ask(self._assignment_id, operation, body)
             if status == 403 and b'"stale_assignment"' in answer[:100]:
                 self._stale = answer
+            if operation == "task.wait" and status == 200:
+                self._note(body, answer)
+            if operation == "round.next" and status == 200:
+                self._note_round(body, answer)
             return status, answer
         try:
             return 200, encode(await perform(decode(body, LOCAL[operation].request)))

@@ -11,6 +11,7 @@ from flakes.server.operations import (
     groups,
     journals,
     permissions,
+    rounds,
     waits,
     workpads,
 )
@@ -18,6 +19,6 @@ from flakes.server.operations.act import Handler
 
 HANDLERS: Final[dict[str, Handler]] = {
     **workpads.HANDLERS, **files.HANDLERS, **permissions.HANDLERS, **artifacts.HANDLERS,
-    **groups.HANDLERS, **waits.HANDLERS, **budgets.HANDLERS,
+    **groups.HANDLERS, **waits.HANDLERS, **budgets.HANDLERS, **rounds.HANDLERS,
     **journals.HANDLERS,
 }  # fmt: skip

@@ -150,6 +150,8 @@ def _definition(given: Given) -> dict[str, object]:
     if "--output" in given.values:
         keys = given.values["--output"].split(",")
         definition["declaredOutputs"] = {key: {"kind": "text", "required": False} for key in keys}
+    if "--live" in given.flags:
+        definition["liveRounds"] = True
     if "--depends-on" in given.values:
         definition["dependsOn"] = given.values["--depends-on"].split(",")
     return definition

@@ -130,7 +130,8 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "task.spawn", "children", "Make a child of this task, or those that a JSON file lists.",
         {
             "--file": True, "--key": True, "--title": True, "--adapter": True, "--body": True, "--shell": True,
-            "--output": True, "--depends-on": True, "--group": True, "--detached": False, "--operation-id": True,
+            "--output": True, "--depends-on": True, "--group": True, "--detached": False, "--live": False,
+            "--operation-id": True,
         }, paths=False, short={"-f": "--file"},
     ),
     ("tasks", "children"): Command(
@@ -152,11 +153,34 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "task.signal", "children", "Send a signal to the parent or a child: its key or id, and a name.",
         {"--payload": True, "--operation-id": True}, paths=True,
     ),
+    ("rounds", "send"): Command(
+        "round.send", "rounds", "Send a prompt to a live child.",
+        {"--prompt": True, "--key": True, "--payload": True, "--operation-id": True}, paths=False, words="TASK",
+    ),
+    ("rounds", "finish"): Command(
+        "round.finish", "rounds", "Send no more prompts to a live child.", {}, paths=False, words="TASK",
+    ),
+    ("rounds", "next"): Command(
+        "round.next", "rounds", "Print this live task's next prompt; exit 4 no more, 75 none yet.",
+        {"--hold": True, "--no-yield": False}, paths=False,
+    ),
+    ("rounds", "complete"): Command(
+        "round.complete", "rounds", "Complete a round of this live task.",
+        {"--output": True, "--text": True, "--failed": False}, paths=False, words="KEY",
+    ),
+    ("rounds", "read"): Command(
+        "round.read", "rounds", "Show a round of a live child or of this task, or print an output of it.",
+        {"--task": True, "--output": True}, paths=False, words="KEY",
+    ),
+    ("rounds", "list"): Command(
+        "round.list", "rounds", "List the rounds of a live child or of this task.", {"--task": True},
+        paths=False,
+    ),
     ("tasks", "list"): Command("run.tasks", "children", "List the tasks of the run.", {}, paths=False),
     ("wait",): Command(
         "task.wait", "wait", "Wait for a group, children, a time or a signal; exit 75 asks to be run again then.",
         {
-            "--group": True, "--children": True, "--seconds": True, "--signal": True, "--join": True,
+            "--group": True, "--children": True, "--seconds": True, "--signal": True, "--round": True, "--join": True,
             "--quorum": True, "--threshold": True, "--timeout": True, "--hold": True, "--no-yield": False,
             "--operation-id": True,
         }, paths=False,

@@ -22,7 +22,7 @@ NOTICE_S = 40.0
 EXIT_UNSUCCESSFUL = 3
 EXIT_TIMED_OUT = 4
 EXIT_YIELD = 75
-FIX = "flakes wait --group KEY, --children KEY,KEY (or --children all), --seconds N, or --signal NAME"
+FIX = "flakes wait --group KEY, --children KEY,KEY (or --children all), --seconds N, --signal NAME, or --round TASK/KEY"
 
 
 def wait_(given: Given) -> int:
@@ -44,7 +44,7 @@ def wait_(given: Given) -> int:
 
 
 def _on(given: Given) -> dict[str, object]:
-    kinds = [name for name in ("--group", "--children", "--seconds", "--signal") if name in given.values]
+    kinds = [name for name in ("--group", "--children", "--seconds", "--signal", "--round") if name in given.values]
     if len(kinds) != 1:
         raise refusal("usage", "name one thing to wait for", FIX)
     value = given.values[kinds[0]]
@@ -55,6 +55,11 @@ def _on(given: Given) -> dict[str, object]:
         return {"kind": "group", "group": value}
     if kinds[0] == "--seconds":
         return {"kind": "timer", "seconds": given.seconds("--seconds")}
+    if kinds[0] == "--round":
+        task, _, key = value.rpartition("/")
+        if not task or not key:
+            raise refusal("usage", "name the child and the round: TASK/KEY", FIX)
+        return {"kind": "round", "task": task, "roundKey": key}
     if kinds[0] == "--signal":
         return {"kind": "signal", "name": value}
     on: dict[str, object] = {"kind": "children"}
