@@ -282,6 +282,16 @@ def cancel(s: Setting) -> None:
     assert s.renewed(word), "a credential that was renewed before is the user's"
 
 
+def _noted(s: Setting, word: str) -> bool:
+    """Whether an agent's own session, which it writes when it comes to it, has the call with this word."""
+    calls = ("tool_use", "toolCall", "function_call", "custom_tool_call")
+    kept = (path for path in (s.daemon.state_dir / "assignments").glob("*/session/**/*") if path.is_file())
+    return any(
+        word in line and any(call in line for call in calls)
+        for path in kept for line in path.read_text(errors="replace").splitlines()
+    )  # fmt: skip
+
+
 def crash_and_resume(s: Setting) -> None:
     """F05, F13: the daemon is killed in the middle; the next attempt goes on with the agent's own session."""
     word = str(9_000_000 + int(time.time() * 1000) % 1_000_000)
@@ -291,6 +301,7 @@ def crash_and_resume(s: Setting) -> None:
         {"sh": "echo two >> $FLAKES_OUTPUTS/note"}, {"say": "went on"}, title=title, **NOTE,
     )  # fmt: skip
     eventually(lambda: living(word), "the command")
+    eventually(lambda: _noted(s, word), "the agent to have written down its call", 30)
     s.daemon.kill()
     s.daemon.start()
     assert s.end(first).outcome is Outcome.LOST
