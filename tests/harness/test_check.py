@@ -42,6 +42,12 @@ def test_a_template_passes_its_own_check(template: str, tmp_path: Path, no_types
     assert all(each["replay"] == "passed" and each["attempts"] > 1 for each in checked["cases"])
     assert not err
 
+    # As it was written, with nothing else: it says that it needs an adapter, and passes.
+    code, out, _ = flakes("harness", "check", str(file), "--json")
+    checked = json.loads(out)
+    assert code == 0, checked
+    assert {(each["code"], each["severity"]) for each in checked["diagnostics"]} == {("child_adapter_missing", "warning")}
+
 
 def test_types_are_checked_where_a_checker_is_installed(tmp_path: Path) -> None:
     file = tmp_path / "plan.py"

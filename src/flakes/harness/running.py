@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from flakes.harness.context import Context
@@ -28,6 +28,8 @@ class Given:
     hold_s: float | None = None
     retries: bool = True
     """Whether a journal that ends with a failure begins another try; otherwise it is only replayed."""
+    stand_in: str | None = None
+    """The adapter of children when neither they nor any defaults name one; a check has no need of a real one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ def run(given: Given, engine: Engine) -> Ended:
             retries=given.retries,
         )  # fmt: skip
         defaults = Defaults.of(given.defaults or {}).over(harness.defaults)
+        if defaults.adapter is None:
+            defaults = replace(defaults, adapter=given.stand_in)
         context = Context(replay, harness.arguments(given.args), defaults, given.task)
         returned = replay.run(lambda: harness.main(context))
         if replay.yielded:

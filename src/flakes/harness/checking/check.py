@@ -81,7 +81,8 @@ def _run_cases(
         report = CaseReport(case.name, "passed")
         checked.cases.append(report)
         engine = FixtureEngine(case)
-        given = Given(source, Task("task_fixture", "harness", "run_fixture", "fixture"), case.args, defaults)
+        task = Task("task_fixture", "harness", "run_fixture", "fixture")
+        given = Given(source, task, case.args, defaults, stand_in="fixture")
         ended, report.attempts = attempts(given, engine)
         report.children, report.lines = engine.count, engine.lines
         wrong = list(_wrong(case, ended, engine))

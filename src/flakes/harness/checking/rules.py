@@ -125,7 +125,7 @@ class _Rules:
         if not known and not own and (self._defaults is None or self._defaults.adapter is None):
             yield _at(
                 call, "child_adapter_missing", "this child names no adapter, and no default was given",
-                'say `adapter="pi"`, or check with `--defaults` and give the task the same defaults', severity="warning",
+                'say `adapter="pi"`, or `define_harness(defaults=Defaults(adapter="pi"))`, or run it with an adapter', severity="warning",
             )  # fmt: skip
 
     def _method(self, call: ast.Call) -> str:
