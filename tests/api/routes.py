@@ -22,6 +22,7 @@ from api.peer import adapter, host, lines, pool, sandbox
 from flakes.server.api.operations import PATH
 from flakes.server.routing import Endpoint
 from flakes.wire.host_stream import Stop
+from flakes.wire.operations import PROMOTE
 from flakes.wire.sandbox_stream import Drain
 from flakes.wire.tasks import Output
 from flakes.workspace.capture import capture
@@ -69,7 +70,7 @@ def build(api: Api) -> World:
     project = api.project()
     made = api.graph(
         task("first", own),
-        task("second", own, dependsOn=["first"], toolGrants=["flakes.tasks.spawn", "flakes.groups"],
+        task("second", own, dependsOn=["first"], toolGrants=["flakes.tasks.spawn", "flakes.groups", PROMOTE],
              budget={"tokens": 1_000_000},
              liveRounds=True),
         projectKey=project,
@@ -170,6 +171,7 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "round.read": {"roundKey": "round-1"},
     "round.list": {},
     "permission.ask": {"operationId": "second", "prompt": "May I really?"},
+    "workspace.selected": {},
 }
 """A body that each operation takes, for the world's running task."""
 
@@ -221,6 +223,7 @@ BODIES: dict[tuple[str, str], Callable[[World], dict[str, object]]] = {
     ("POST", PATH + "permission.status"): lambda world: {
         "permissionRequestId": world.names["permissionRequestId"]
     },
+    ("POST", PATH + "workspace.promote"): lambda world: {"workspaceId": world.names["workspaceId"]},
     ("POST", PATH + "artifact.append"): lambda world: {
         "artifactId": world.names["announcedId"], "offset": 0, "bytesBase64": BYTES_BASE64
     },
@@ -815,6 +818,14 @@ def _permission_status(world: World, path: str) -> Answer:
     body = BODIES["POST", PATH + "permission.status"](world)
     answer = world.sandbox_api.post(world.fill(path), body)
     assert answer.ok(200)["prompt"] == "May I?"
+    return answer
+
+
+@case("POST", PATH + "workspace.promote")
+def _promote_own(world: World, path: str) -> Answer:
+    body = BODIES["POST", PATH + "workspace.promote"](world)
+    answer = world.sandbox_api.post(world.fill(path), body)
+    assert answer.ok(200)["promotion"]["assignmentId"] == world.names["assignmentId"]
     return answer
 
 

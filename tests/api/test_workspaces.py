@@ -40,12 +40,15 @@ def stored(api: Api, **fields: Any) -> str:
     return answer.ok(201)["workspaceId"]
 
 
-def started(api: Api, *tasks: dict[str, Any], workspace_id: str | None = None) -> dict[str, Any]:
+def started(
+    api: Api, *tasks: dict[str, Any], workspace_id: str | None = None, **fields: Any
+) -> dict[str, Any]:
     graph = {
         "name": "r",
         "projectKey": api.project(),
         "tasks": list(tasks),
         "workspaceId": workspace_id,
+        **fields,
     }
     return api.post(f"/v1/runs/{name('run')}/graph", graph).ok(201)
 
@@ -180,7 +183,7 @@ def test_tasks_get_what_is_selected_or_what_their_dependencies_left(api: Api) ->
     made = started(
         api, task("a", own), task("b", own), task("idle", own, dependsOn=["a"]),
         task("after", own, dependsOn=["idle"]), task("both", own, dependsOn=["b", "a"]),
-        workspace_id=base,
+        workspace_id=base, merging={"promote": False},
     )  # fmt: skip
     run = made["run"]["runId"]
     with sandbox(api, who, adapters=[own]) as connected:

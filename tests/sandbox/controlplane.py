@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from flakes.wire.sandbox_stream import (
 )
 from flakes.wire.tasks import TaskDefinition
 from flakes.wire.transcripts import AgentUsage, EntryBody
+from flakes.wire.workspaces import WorkspaceHandle, WorkspacePost
 
 PATIENCE_S = 40.0
 TOKEN = "sandbox-token"
@@ -86,6 +88,11 @@ class ControlPlane:
         self.blobs: dict[str, bytes] = {}
         self.large: dict[str, Assignment] = {}
         self.refuse_uploads = 0
+        self.fetched: list[str] = []
+        """Digests of packs that were fetched."""
+        self.stored: dict[str, list[tuple[WorkspacePost, WorkspaceHandle]]] = {}
+        """Workspaces by assignment, in order; one that is stored again is there once."""
+        self.refuse_workspaces = 0
         self.asked: list[tuple[str, str, Any]] = []
         """(assignment id, operation, body) of every operation that arrived."""
         self.answers: dict[str, tuple[int, Any]] = {}
@@ -109,6 +116,13 @@ class ControlPlane:
                 WebSocketRoute(base + "/stream", self._stream),
                 Route(base + "/blobs/{digest}", self._put_blob, methods=["PUT"]),
                 Route(base + "/blobs/{digest}", self._get_blob, methods=["GET"]),
+                Route(base + "/packs/{digest}", self._put_blob, methods=["PUT"]),
+                Route(base + "/packs/{digest}", self._get_pack, methods=["GET"]),
+                Route(
+                    base + "/assignments/{assignment_id}/workspaces",
+                    self._store_workspace,
+                    methods=["POST"],
+                ),
                 Route(base + "/assignments/{assignment_id}", self._get_assignment),
                 Route(
                     base + "/assignments/{assignment_id}/operations/{name}",
@@ -311,6 +325,26 @@ class ControlPlane:
         body = self.blobs.get(request.path_params["digest"])
         return Response(body) if body is not None else Response(status_code=404)
 
+    async def _get_pack(self, request: Request) -> Response:
+        self.fetched.append(request.path_params["digest"])
+        return await self._get_blob(request)
+
+    async def _store_workspace(self, request: Request) -> Response:
+        assert request.headers["authorization"] == f"Bearer {TOKEN}"
+        post = decode(await request.body(), WorkspacePost)
+        assert all(pack.digest in self.blobs for pack in post.packs)
+        if self.refuse_workspaces:
+            self.refuse_workspaces -= 1
+            return Response(status_code=503)
+        with self.changed:
+            own = self.stored.setdefault(request.path_params["assignment_id"], [])
+            for known, handle in own:
+                if (known.commit, known.kind) == (post.commit, post.kind):
+                    return Response(encode(handle), 200)
+            own.append((post, handle_of(post)))
+            self.changed.notify_all()
+        return Response(encode(own[-1][1]), 201)
+
     async def _get_assignment(self, request: Request) -> Response:
         found = self.large.get(request.path_params["assignment_id"])
         return Response(encode(found)) if found else Response(status_code=404)
@@ -428,6 +462,15 @@ def make(task: dict[str, Any], **more: Any) -> Assignment:
         "definition": decode(encode(values), TaskDefinition),
     } | more
     return Assignment(**values)
+
+
+def handle_of(post: WorkspacePost) -> WorkspaceHandle:
+    """As the server would have stored it."""
+    return WorkspaceHandle(
+        workspace_id=f"ws_{next(_numbers)}", kind=post.kind, commit=post.commit, tree=post.tree,
+        packs=post.packs, base_workspace_id=post.base_workspace_id, paths=post.paths,
+        change_count=post.change_count, created_at=datetime.now(UTC),
+    )  # fmt: skip
 
 
 def shell(line: str, **more: Any) -> dict[str, Any]:

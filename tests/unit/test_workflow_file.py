@@ -1109,3 +1109,16 @@ def test_the_page_lists_every_setting_and_every_code() -> None:
         parse(f"+++\n{setting}\n+++\n## a: A\nadapter: pi\n")
     for code in {row[3] for row in REFUSED}:
         assert f"`{code}`" in text
+
+
+def test_how_results_are_brought_together_is_said_in_the_frontmatter() -> None:
+    front = "+++\n[merging]\npromote = true\nverify = 'make test'\n[merging.resolver]\nadapter = 'pi'\n+++\n"
+    found = workflow(front + "## a: A\nadapter: pi\n\nGo.\n")
+    assert found.merging == {"promote": True, "verify": ["make test"], "resolver": {"adapter": "pi"}}
+
+
+@pytest.mark.parametrize("value", ["'yes'", "{ verify = 1 }", "{ resolver = {} }", "{ other = 1 }"])
+def test_what_is_no_way_to_bring_results_together(value: str) -> None:
+    with pytest.raises(WorkflowFileError) as refused:
+        workflow(f"+++\nmerging = {value}\n+++\n## a: A\nadapter: pi\n\nGo.\n")
+    assert [p.code for p in refused.value.problems] == ["bad_frontmatter_value"]

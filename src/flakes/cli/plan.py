@@ -50,6 +50,7 @@ class Plan:
     run_key: str | None = None
     run_name: str | None = None
     budget: dict[str, object] | None = None
+    merging: dict[str, object] | None = None
     submitted: bool = False
 
     def fresh_key(self, now: datetime) -> str:
@@ -124,6 +125,7 @@ def from_workflow(
         run_key=workflow.run_key,
         run_name=workflow.run_name,
         budget=None if workflow.budget is None else budget_definition(workflow.budget),
+        merging=None if workflow.merging is None else dict(workflow.merging),
     )
 
 

@@ -22,7 +22,10 @@ from flakes.workspace.snapshot import repository
 if TYPE_CHECKING:
     from flakes.client.api import Client
     from flakes.wire.runs import Run
+    from flakes.wire.workspaces import RunWorkspaces
 
+MERGING_S = 20.0
+"""How long results that are about to be brought in are waited for."""
 HANDLES_MAX = 1_000
 """Handles of a run that are looked through."""
 
@@ -70,7 +73,7 @@ async def find(client: Client, reference: str) -> Result:
             raise _nothing(f"the task {detail.task_key} changed no files", f"see what the run has: flakes diff {run.run_key}")
         return await _of_task(client, run, found, detail.task_key, ())
     run = await client.get_run(reference)
-    page = await client.run_workspaces(run.run_id, limit=200)
+    page = await _settled(client, run)
     selected = next((ref for ref in page.refs if ref.name == SELECTED), None)
     if run.workspace_id is None or selected is None:
         raise _nothing(f"the run {run.run_key} began without files", "give a run files: call `flakes run` in a repository, or with --workspace DIR")
@@ -87,6 +90,21 @@ async def find(client: Client, reference: str) -> Result:
     base = await client.get_workspace(run.workspace_id)
     handle = await client.get_workspace(selected.workspace_id)
     return Result(run, base, (handle,), None, base.head, left)
+
+
+async def _settled(client: Client, run: Run) -> RunWorkspaces:
+    """What the run has, once what its ended tasks left is brought in, or that takes a while."""
+    give_up = asyncio.get_running_loop().time() + MERGING_S
+    while True:
+        page = await client.run_workspaces(run.run_id, limit=200)
+        queued = {each.task_id for each in page.merges if each.state == "queued"}
+        ended = {
+            task.task_id for task in (await client.all_tasks(run.run_id) if queued else ())
+            if task.status in ("SUCCEEDED", "FAILED", "CANCELLED")
+        }  # fmt: skip
+        if not queued & ended or asyncio.get_running_loop().time() > give_up:
+            return page
+        await asyncio.sleep(0.1)
 
 
 async def _of_task(

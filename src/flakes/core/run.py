@@ -38,8 +38,8 @@ class TaskCounts:
         return self.all.get(status, 0) - self.optional.get(status, 0)
 
 
-def derive(counts: TaskCounts, *, cancelled: bool) -> RunState:
-    """The state that these tasks mean.
+def derive(counts: TaskCounts, *, cancelled: bool, merging: bool = False) -> RunState:
+    """The state that these tasks mean. While results are still being brought in (`merging`) it runs.
 
     A run with nothing but blocked tasks is STALLED: its dependencies are acyclic, so at least one of
     them has only ended dependencies and stays blocked by its own policy (`wait`). Optional tasks count
@@ -53,6 +53,8 @@ def derive(counts: TaskCounts, *, cancelled: bool) -> RunState:
         return RunState.QUEUED if not n.get(T.WAITING, 0) else RunState.RUNNING
     if n.get(T.WAITING, 0):
         return RunState.WAITING
+    if merging:
+        return RunState.RUNNING
     if n.get(T.BLOCKED, 0):
         return RunState.STALLED
     if cancelled:

@@ -102,6 +102,7 @@ def parse(
         vars=front.vars,
         title=markdown.title,
         intro=markdown.intro,
+        merging=front.merging,
     )
 
 

@@ -23,6 +23,7 @@ from flakes.core.workflow_task import WorkflowBudget
 
 FRONTMATTER_KEYS: Final = (
     "project", "runKey", "runName", "adapter", "model", "capabilities", "budget", "vars",
+    "merging",
 )  # fmt: skip
 VARIABLE_LENGTH_MAX: Final = 2_000
 
@@ -54,6 +55,7 @@ class Frontmatter:
     capabilities: tuple[str, ...] = ()
     budget: WorkflowBudget | None = None
     vars: dict[str, str] = field(default_factory=dict)
+    merging: dict[str, object] | None = None
 
 
 def read_frontmatter(
@@ -183,6 +185,7 @@ def _settings(document: Mapping[object, object], block: _Block, next_line: int) 
         "capabilities": ("capabilities", _capabilities),
         "budget": ("budget", _budget),
         "vars": ("vars", _variables),
+        "merging": ("merging", _merging),
     }
     for name, raw in document.items():
         if not isinstance(name, str) or name not in readers:
@@ -247,6 +250,33 @@ def _budget(raw: object, block: _Block) -> WorkflowBudget:
         parts = cast("Mapping[object, object]", raw)
         return value.budget_from({_label(name): _scalar(each) for name, each in parts.items()})
     return value.budget(_text(raw, block))
+
+
+def _merging(raw: object, block: _Block) -> dict[str, object]:
+    """How results are brought together, as the API takes it."""
+    if not isinstance(raw, Mapping):
+        raise BadValue("this is not a table", 'write `merging = { verify = ["make test"] }`')
+    given = cast("Mapping[str, object]", raw)
+    found: dict[str, object] = {}
+    for name, each in given.items():
+        if name == "promote" and isinstance(each, bool):
+            found[name] = each
+        elif name == "verify":
+            lines = cast("list[object]", each) if isinstance(each, list) else [each]
+            found[name] = [_text(line, block) for line in lines]
+        elif name == "resolver" and isinstance(each, Mapping):
+            resolver = dict(cast("Mapping[str, object]", each))
+            if not isinstance(resolver.get("adapter"), str):
+                raise BadValue(
+                    "the resolver has no adapter", 'write `resolver = { adapter = "claude" }`'
+                )
+            found[name] = resolver
+        else:
+            raise BadValue(
+                f"{quoted(str(name))} is not known here, or not of this kind",
+                "use `promote` (true or false), `verify` (commands) and `resolver` (a table with `adapter`)",
+            )
+    return found
 
 
 def _variables(raw: object, block: _Block) -> dict[str, str]:

@@ -101,6 +101,8 @@ class Workflow:
     vars: Mapping[str, str] = field(default_factory=dict[str, str])
     title: str | None = None
     intro: str = ""
+    merging: Mapping[str, object] | None = None
+    """How results are brought together, as the API takes it."""
 
 
 def to_definitions(workflow: Workflow) -> list[dict[str, object]]:

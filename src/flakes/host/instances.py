@@ -116,6 +116,7 @@ class Instances:
             agent=pool.agent,
             sessions_dir=str(self._root.parent / "sessions"),
             project_root=self.project_root,
+            workspaces_dir=str(self._root.parent / "workspaces"),
             log_format=config.log_format,
         )
         toml = directory / "sandbox.toml"

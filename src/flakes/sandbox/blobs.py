@@ -13,21 +13,24 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
 from flakes.agents.base import AgentError
 from flakes.sandbox.tools.forward import storage_full
 from flakes.wire.addresses import Rotation, split
-from flakes.wire.codec import decode
+from flakes.wire.codec import decode, encode
 from flakes.wire.config import SandboxConfig, credential
 from flakes.wire.sandbox_stream import Assignment
+from flakes.wire.workspaces import WorkspaceHandle, WorkspacePost
 
 if TYPE_CHECKING:
     import httpx2
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 CHUNK_BYTES: Final = 256 * 1024
 RETRY_S_MAX: Final = 15.0
@@ -53,12 +56,19 @@ class BlobClient:
 
     async def upload(self, path: Path, digest: str) -> None:
         """Put a file under its digest; the server may have it already."""
+        await self._upload("blobs", path, digest)
+
+    async def upload_pack(self, path: Path, digest: str) -> None:
+        """Put a pack of a workspace under its digest; it may be larger than an output."""
+        await self._upload("packs", path, digest)
+
+    async def _upload(self, collection: str, path: Path, digest: str) -> None:
         size = str(path.stat().st_size)
 
         async def put() -> None:
             client = self._open()
             response = await client.put(
-                f"{self._base()}/blobs/{digest}",
+                f"{self._base()}/{collection}/{digest}",
                 content=_chunks(path),
                 headers=self._headers() | {"content-length": size},
             )
@@ -69,11 +79,20 @@ class BlobClient:
 
     async def download(self, digest: str, target: Path, size_bytes_max: int | None = None) -> None:
         """Fetch a blob into a file and check that it is what its digest says, and not larger than said."""
+        await self._download("blobs", digest, target, size_bytes_max)
+
+    async def download_pack(self, digest: str, target: Path, size_bytes: int) -> None:
+        """Fetch a pack of a workspace likewise."""
+        await self._download("packs", digest, target, size_bytes)
+
+    async def _download(
+        self, collection: str, digest: str, target: Path, size_bytes_max: int | None
+    ) -> None:
 
         async def get() -> None:
             client = self._open()
             hashed, left = hashlib.sha256(), size_bytes_max
-            url = f"{self._base()}/blobs/{digest}"
+            url = f"{self._base()}/{collection}/{digest}"
             async with client.stream("GET", url, headers=self._headers()) as response:
                 if response.status_code != 200:
                     body = (await response.aread()).decode("utf-8", "replace")
@@ -90,6 +109,33 @@ class BlobClient:
                 )
 
         await self._persist("blob download", get)
+
+    async def store_workspace(self, assignment_id: str, post: WorkspacePost) -> WorkspaceHandle:
+        """Store a handle whose packs are uploaded; the same one again is the same handle."""
+        return await self._json(
+            "POST", f"assignments/{assignment_id}/workspaces", WorkspaceHandle, post
+        )
+
+    async def workspace(self, workspace_id: str) -> WorkspaceHandle:
+        """A handle that the run has to do with."""
+        return await self._json("GET", f"workspaces/{workspace_id}", WorkspaceHandle)
+
+    async def _json(self, method: str, path: str, kind: type[T], body: object = None) -> T:
+        found: list[T] = []
+
+        async def ask() -> None:
+            client = self._open()
+            content = None if body is None else encode(body)
+            response = await client.request(
+                method, f"{self._base()}/{path}", content=content,
+                headers=self._headers() | {"content-type": "application/json"},
+            )  # fmt: skip
+            if response.status_code not in (200, 201):
+                raise RefusedError(response.status_code, f"{method} {path}", response.text[:500])
+            found.append(decode(response.content, kind))
+
+        await self._persist(path.partition("/")[0], ask)
+        return found[0]
 
     async def assignment(self, assignment_id: str) -> Assignment:
         """An assignment that was too large for the stream."""

@@ -56,7 +56,13 @@ def instructions_of(
         " says and no more; when it is done, close with a short summary of what you did.",
         f"You are in `{env['FLAKES_WORK_DIR']}`, which is yours alone and is removed after the task.",
     ]
-    if source := env.get("FLAKES_SOURCE_DIR"):
+    if "FLAKES_WORKSPACE" in env:
+        parts.append(
+            "It is a git repository with the project's files as they were when the task began. Change them in place:"
+            " whatever differs from that when you are done is kept, committed or not. Ignored files are not, and"
+            " there is nowhere to push to."
+        )
+    elif source := env.get("FLAKES_SOURCE_DIR"):
         parts.append(f"The project's own directory is `{source}` (`$FLAKES_SOURCE_DIR`).")
     if project := env.get("FLAKES_PROJECT_DIR"):
         parts.append(f"What this machine has of the project is in `{project}` (`$FLAKES_PROJECT_DIR`).")

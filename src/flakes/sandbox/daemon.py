@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import defaultdict, deque
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -36,6 +36,7 @@ from flakes.sandbox.outbox import Outbox
 from flakes.sandbox.results import fitted
 from flakes.sandbox.services import Services
 from flakes.sandbox.uplink import Uplink
+from flakes.sandbox.workspaces import Ended, Workspace, salvage
 from flakes.wire.codec import BodyError, decode, encode
 from flakes.wire.config import SandboxConfig
 from flakes.wire.sandbox_stream import (
@@ -54,7 +55,7 @@ from flakes.wire.sandbox_stream import (
     Result,
     Welcome,
 )
-from flakes.wire.tasks import TaskError
+from flakes.wire.tasks import TaskError, TaskWarning
 
 log = structlog.get_logger(__name__)
 
@@ -253,11 +254,16 @@ class Daemon:
             return f"the sandbox has no adapter `{definition.adapter}`"
         return None
 
-    def _start(self, held: Held) -> None:
+    def _start(self, held: Held, ending: Ended | None = None) -> None:
         assert held.assignment is not None
         assert held.inbox is not None
-        held.lifecycle = Lifecycle(held.assignment, self._services, held.directory, held.inbox)
-        task = asyncio.create_task(self._run(held, held.lifecycle), name=held.assignment_id)
+        held.lifecycle = Lifecycle(
+            held.assignment, self._services, held.directory, held.inbox, ending
+        )
+        self._begin(self._run(held, held.lifecycle))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -313,14 +319,15 @@ class Daemon:
             held.lifecycle.stop("stale")
             self._outbox.forget(assignment_id)
             return
+        if held.state == "running":  # what it had changed is being stored
+            held.state = "forgotten"
+            return
         del self._held[assignment_id]
         self._remove(held, forget=True)
 
     def _remove(self, held: Held, *, forget: bool) -> None:
         if held.has_directory and not self._config.keep_directories:
-            task = asyncio.create_task(self._remove_directory(held, forget=forget))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._remove_directory(held, forget=forget))
         else:
             self._remove_row(held, forget=forget)
 
@@ -398,26 +405,49 @@ class Daemon:
         for ledger in self._services.ledgers.glob("*"):
             await asyncio.to_thread(credentials.settle, ledger)
         for row in interrupted:
-            left = TaskDirectory(Path(row.directory))
-            await asyncio.to_thread(left.remove_home)
-            if (assignment := _decoded(row)) is not None:
-                await asyncio.to_thread(self._services.sessions.keep, left, assignment.task_id)
-        await asyncio.to_thread(self._services.sessions.prune)
-        for row in interrupted:
+            await asyncio.to_thread(TaskDirectory(Path(row.directory)).remove_home)
             held = Held(row.assignment_id, "running", TaskDirectory(Path(row.directory)))
             self._held[held.assignment_id] = held
-            error = TaskError(
-                code="sandbox_restarted",
-                message="the sandbox daemon was restarted while the task ran",
-            )
-            self._end(
-                held, Result(assignment_id=held.assignment_id, outcome=Outcome.LOST, error=error)
-            )
+            files = self._files(held)
+            ending = files.ending
+            if ending is not None and self._revive(held, row):
+                held.inbox = self._inbox(held.assignment_id, handed[held.assignment_id])
+                self._start(held, ending)
+            elif files.record is not None:
+                self._begin(self._salvage(held, row, files))
+            else:
+                await self._give_up(held, row, [])
+        await asyncio.to_thread(self._services.sessions.prune)
         await self._journal.durable()
         if rows:
             log.info("took over", held=len(rows), interrupted=len(interrupted))
         if not self._config.keep_directories:
             await asyncio.to_thread(self._remove_strays, {row.directory for row in rows})
+
+    def _files(self, held: Held) -> Workspace:
+        services = self._services
+        return Workspace(held.assignment_id, held.directory, services.packs, services.blobs)
+
+    async def _salvage(self, held: Held, row: Row, files: Workspace) -> None:
+        """Store what it had changed, for as long as that takes, and only then say that it is lost."""
+        warnings: list[TaskWarning] = []
+        await salvage(files, warnings.append, None)
+        await self._give_up(held, row, warnings)
+
+    async def _give_up(self, held: Held, row: Row, warnings: list[TaskWarning]) -> None:
+        if (assignment := _decoded(row)) is not None:
+            keep = self._services.sessions.keep
+            await asyncio.to_thread(keep, held.directory, assignment.task_id)
+        if held.state == "forgotten":
+            del self._held[held.assignment_id]
+            self._remove(held, forget=True)
+            return
+        error = TaskError(
+            code="sandbox_restarted", message="the sandbox daemon was restarted while the task ran"
+        )
+        self._end(held, Result(
+            assignment_id=held.assignment_id, outcome=Outcome.LOST, error=error, warnings=warnings,
+        ))  # fmt: skip
 
     def _revive(self, held: Held, row: Row) -> bool:
         held.assignment = _decoded(row)

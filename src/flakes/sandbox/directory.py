@@ -1,6 +1,6 @@
 """An assignment's directory: its layout and its environment.
 
-``work/`` (the working directory, empty at first), ``brief.md``, ``inputs/<task>/<output>``,
+``work/`` (the working directory: empty at first, or the files of the run; see `workspaces`), ``brief.md``, ``inputs/<task>/<output>``,
 ``inputs/artifacts/<name>``, ``outputs/``,
 ``inbox.jsonl``, ``tmp/``, ``state/`` (what the task keeps beside its work, such as its workpad), ``bin/``
 (the `flakes` command of the task, first on its PATH), and for an agent ``home/`` (its own, with copies of
@@ -27,6 +27,7 @@ from flakes.sandbox.tools import place
 from flakes.wire.config import SandboxConfig
 from flakes.wire.sandbox_stream import Assignment, InputArtifact
 from flakes.wire.tasks import ARTIFACTS, TaskDefinition
+from flakes.wire.workspaces import MOUNT
 
 FILE_NAME_BYTES_MAX: Final = 240
 """Below what file systems take, so that tools can make names of their own from it."""
@@ -49,6 +50,8 @@ class TaskDirectory:
         self.bin = root / "bin"
         self.home = root / "home"
         self.session = root / "session"
+        self.store = root.parent.with_name("workspaces") / root.name
+        """What the daemon keeps of the task's files, where the task cannot reach it; see `workspaces`."""
 
     def create(self, brief: str) -> None:
         """Make it, empty; a directory that an earlier attempt left under the same id is removed."""
@@ -73,6 +76,16 @@ class TaskDirectory:
         directory.mkdir(exist_ok=True)
         return {key: directory / name for key, name in artifact_names(artifacts).items()}
 
+    def reclaim(self) -> None:
+        """Remove what is written anew for a task that has ended already, whatever it made of these places:
+        nothing is ever written through a link that it may have left. Blocking."""
+        place.remove(self.root)
+        for path in (self.bin, self.root / place.LINK):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
     def room_bytes(self) -> int:
         """How much may be written before the file system is full."""
         stat = os.statvfs(self.root)
@@ -81,6 +94,8 @@ class TaskDirectory:
     def remove(self) -> None:
         """Remove everything, also what a task left without rights for us; blocking."""
         place.remove(self.root)
+        # First: a directory without it is found at the next start, it without a directory is not.
+        shutil.rmtree(self.store, ignore_errors=True)
         if self.root.exists():
             shutil.rmtree(self.root, onerror=_make_removable)
 
@@ -116,7 +131,9 @@ def artifact_names(artifacts: Sequence[InputArtifact]) -> dict[str, str]:
 
 def _is_file_name(name: str) -> bool:
     """Whether it is a plain name on every system: one segment, nothing hidden, nothing that prints badly."""
-    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith((".", "-"))
+    plain = (
+        name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith((".", "-"))
+    )
     return plain and 0 < len(name.encode("utf-8", "replace")) <= FILE_NAME_BYTES_MAX
 
 
@@ -166,6 +183,7 @@ def environment(
         "FLAKES_INBOX": str(directory.inbox),
         "FLAKES_WORK_DIR": str(directory.work),
         "FLAKES_STATE_DIR": str(directory.state),
+        **({"FLAKES_WORKSPACE": str(directory.work)} if has_files(assignment) else {}),
         "PATH": os.pathsep.join((str(directory.bin), env.get("PATH") or os.defpath)),
         "TMPDIR": str(directory.tmp),
     }
@@ -188,6 +206,11 @@ def _project_directory(config: SandboxConfig, project_key: str) -> Path | None:
         if not any(each == path or each in path.parents for each in shown):
             return None
     return path if path.is_dir() else None
+
+
+def has_files(assignment: Assignment) -> bool:
+    """Whether the task's working directory holds the files of its run."""
+    return assignment.workspace is not None or MOUNT in assignment.workspace_inputs
 
 
 def _task_env(definition: TaskDefinition) -> dict[str, str]:

@@ -5,21 +5,18 @@ from __future__ import annotations
 from flakes.agents.base import AgentError
 from flakes.sandbox.blobs import BlobClient, RefusedError
 from flakes.sandbox.directory import FREE_BYTES_MIN, TaskDirectory, disk_full_error
-from flakes.sandbox.loglines import LogSink
 from flakes.wire.sandbox_stream import Assignment
 from flakes.wire.tasks import TaskDefinition
 
 
 async def deliver_outputs(
-    assignment: Assignment, directory: TaskDirectory, blobs: BlobClient, sink: LogSink
+    assignment: Assignment, directory: TaskDirectory, blobs: BlobClient
 ) -> None:
     """Write the outputs of other tasks, each in ``inputs/<task>/<output>``."""
     for item in assignment.inputs:
         path = directory.input_path(item.task_key, item.output_key)
         if item.output.text is not None:
             path.write_text(item.output.text, newline="")
-        elif item.output.kind == "workspace":
-            sink.say(f"input {item.task_key}/{item.output_key} is a workspace: left out")
         else:
             await blobs.download(item.output.digest, path)
 

@@ -38,6 +38,7 @@ from flakes.sandbox.results import outcome_of, task_error
 from flakes.sandbox.services import Services
 from flakes.sandbox.tools.server import ToolServer
 from flakes.sandbox.verification import judge, verify
+from flakes.sandbox.workspaces import Ended, Workspace, salvage
 from flakes.wire.codec import BodyError, encode
 from flakes.wire.errors import ApiError
 from flakes.wire.sandbox_stream import Assignment, Result
@@ -52,6 +53,8 @@ TIMEOUT_GRACE_S: Final = 5.0
 CANCEL_GRACE_S: Final = 2.0
 LAST_WORDS_S: Final = 1.0
 """How long the driver may take to notice that its processes are gone."""
+LAST_FILES_S: Final = 15.0
+"""How long an attempt that nobody waits for may take to store what it had changed."""
 TOOL_WORDS_MAX: Final = 500
 """How much of a tool's input the log shows; all of it is in the transcript."""
 
@@ -65,13 +68,24 @@ class Lifecycle:
         services: Services,
         directory: TaskDirectory,
         inbox: Inbox,
+        ending: Ended | None = None,
     ) -> None:
+        """`ending`: the task itself has ended already, before a restart of the daemon."""
         self._assignment = assignment
+        self._ending = ending
         self._inbox = inbox
         self._services = services
         self._directory = directory
         self.has_directory = False
-        self._sink = LogSink(assignment.assignment_id, services.outbox)
+        self._sink = LogSink(
+            assignment.assignment_id, services.outbox, ending.next_line if ending else 0
+        )
+        self._workspace = Workspace(
+            assignment.assignment_id, directory, services.packs, services.blobs,
+            isolated=services.spawner.isolation is not None,
+        )  # fmt: skip
+        self._stored = False
+        """Its files are stored, as far as they have changed."""
         self._containment = Containment(
             assignment.assignment_id,
             services.spawner,
@@ -79,6 +93,7 @@ class Lifecycle:
             on_start=self._note_supervisor,
         )
         self._stop: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._started_at_ms = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timeout_s = 0.0
         self._tools: ToolServer | None = None
@@ -96,7 +111,7 @@ class Lifecycle:
 
     async def run(self) -> Result:
         """Do the work; nothing of it is left when this returns."""
-        started_at_ms = _now_ms()
+        self._started_at_ms = self._ending.started_at_ms if self._ending else _now_ms()
         body = asyncio.create_task(self._body(), name=f"task {self._assignment.task_key}")
         try:
             await asyncio.wait({body, self._stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +134,7 @@ class Lifecycle:
             evidence=self._evidence,
             warnings=self._warnings,
             error=task_error(error),
-            started_at_ms=started_at_ms,
+            started_at_ms=self._started_at_ms,
             ended_at_ms=_now_ms(),
         )
 
@@ -140,6 +155,9 @@ class Lifecycle:
 
     async def _leave(self, outcome: Outcome, error: AgentError | None) -> None:
         """What is kept of an attempt, however it ended, before its result is said."""
+        if not self._stored:
+            hurried = self._stop.done() and self._stop.result() in ("stale", "stopping")
+            await salvage(self._workspace, self._warn, LAST_FILES_S if hurried else None)
         if self._attendance is not None:
             await self._attendance.close(outcome)
         self._sink.close()
@@ -165,6 +183,13 @@ class Lifecycle:
 
     async def _work(self) -> Ending:
         assignment, definition = await self._understood()
+        if self._ending is not None:
+            self.has_directory = True
+            self._text, self._exit_code = self._ending.text, self._ending.exit_code
+            await asyncio.to_thread(self._directory.reclaim)
+            await self._surround(assignment, definition, ())
+            await self._collect(definition)
+            return Outcome.SUCCEEDED, None
         driver = _driver(definition)
         able = driver.capabilities()
         brief = briefs.brief_of(definition, assignment) if able.directory else definition.body_markdown
@@ -190,6 +215,7 @@ class Lifecycle:
         if turn.status != "completed":
             return self._failed(turn, uses_directory=able.directory)
         if able.directory:
+            await self._note_ending()
             await self._collect(definition)
         return Outcome.SUCCEEDED, None
 
@@ -203,7 +229,7 @@ class Lifecycle:
             raise AgentError(
                 "sandbox_broken", "the assignment came without its definition", lost=True
             )
-        if definition.timeout_s is not None:
+        if definition.timeout_s is not None and self._ending is None:
             self._timeout_s = definition.timeout_s
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(definition.timeout_s, self.stop, "timeout")
@@ -226,13 +252,24 @@ class Lifecycle:
         """Everything that the task finds, before any process of it starts."""
         directory, services = self._directory, self._services
         directory.create(brief)
-        await inputs.deliver_outputs(assignment, directory, services.blobs, self._sink)
+        await self._workspace.prepare(assignment)
+        await inputs.deliver_outputs(assignment, directory, services.blobs)
         await inputs.deliver_artifacts(assignment, definition, directory, services.blobs)
+        await self._surround(assignment, definition, programs)
+
+    async def _surround(
+        self,
+        assignment: Assignment,
+        definition: TaskDefinition,
+        programs: tuple[tuple[Path, Path], ...],
+    ) -> None:
+        """Its tools, its environment and its isolation."""
+        directory, services = self._directory, self._services
         self._tools = await ToolServer.open(
             assignment.assignment_id,
             directory.root,
             services.forwarder,
-            self._inbox.operations(),
+            {**self._inbox.operations(), **self._workspace.operations()},
         )
         self._containment.cwd = directory.work
         self._containment.env = environment(
@@ -249,12 +286,26 @@ class Lifecycle:
         )
         return await self._attendance.run(driver, job, self._inbox)
 
+    async def _note_ending(self) -> None:
+        """From here on a successor of this daemon goes on, and does not begin the task again (F04)."""
+        if self._workspace.record is None:
+            return
+        self._sink.flush()
+        await self._services.journal.durable()
+        ending = Ended(
+            text=self._text, exit_code=self._exit_code, started_at_ms=self._started_at_ms,
+            next_line=self._sink.next_line,
+        )  # fmt: skip
+        await asyncio.to_thread(self._workspace.note, ending)
+
     async def _collect(self, definition: TaskDefinition) -> None:
         """What the task promised, and whether it holds; no process of it is left."""
         if definition.declared_outputs:
             self._outputs = await outputs.collect(
                 definition.declared_outputs, self._directory.outputs, self._services.blobs, self._warn
             )
+        self._outputs |= await self._workspace.outputs(definition.declared_outputs, self._warn)
+        self._stored = True
         for line in definition.verify:
             self._evidence.append(await verify(line, self._containment, self._sink))
         judge(self._evidence)

@@ -80,13 +80,13 @@ def pieces(line: bytes) -> list[str]:
 class LogSink:
     """The log of one assignment, on its way into the outbox."""
 
-    def __init__(self, assignment_id: str, outbox: Outbox) -> None:
+    def __init__(self, assignment_id: str, outbox: Outbox, next_line: int = 0) -> None:
         self._assignment_id = assignment_id
         self._outbox = outbox
         self._splitters: dict[Channel, Splitter] = {"stdout": Splitter(), "stderr": Splitter()}
         self._gathered: list[LogLine] = []
         self._gathered_bytes = 0
-        self._next_line = 0
+        self._next_line = next_line
         self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
         self._flushed_at = 0.0
@@ -100,6 +100,11 @@ class LogSink:
     def say(self, text: str) -> None:
         """A line of the sandbox's own, on the `system` channel."""
         self._add("system", pieces(text.encode()), keep=True)
+
+    @property
+    def next_line(self) -> int:
+        """The number of the next line that is passed on."""
+        return self._next_line
 
     def close(self) -> None:
         """Pass on what is left, also half lines."""

@@ -99,6 +99,8 @@ def find(
     left_out: list[TaskWarning] = []
     missing: list[str] = []
     for key, declaration in declared.items():
+        if declaration.kind == "workspace":
+            continue  # is not a file there: see `workspaces`
         try:
             found[key] = _readable(key, declaration, directory)
         except AgentError as error:
@@ -127,12 +129,6 @@ def _readable(key: str, declaration: OutputDeclaration, directory: Path) -> Foun
 
 
 def _found(key: str, declaration: OutputDeclaration, directory: Path) -> Found:
-    if declaration.kind == "workspace":
-        raise AgentError(
-            "output_unsupported",
-            f"outputs of kind `workspace` are not supported by this adapter: `{key}`",
-            "declare the output as `text` or `json`",
-        )
     path = _path_of(key, directory)
     if path is None:
         raise _missing([key], directory)

@@ -16,6 +16,7 @@ from flakes.sandbox.spawn import Spawner
 from flakes.sandbox.tools.forward import Forwarder
 from flakes.sandbox.tools.mcp import McpEndpoint
 from flakes.wire.config import SandboxConfig
+from flakes.workspace.cache import Cache
 
 
 class Services:
@@ -29,6 +30,10 @@ class Services:
         self.blobs = BlobClient(config)
         self.forwarder = Forwarder(config)
         self.mcp = McpEndpoint()
+        self.packs = Cache(
+            Path(config.workspaces_dir or Path(config.state_dir) / "packs"),
+            config.workspaces_bytes_max,
+        )
         self.sessions = Sessions(Path(config.sessions_dir or Path(config.state_dir) / "sessions"))
         self.installation = Installation(
             tuple(config.agent.command), Path(d) if (d := config.agent.config_dir) else None

@@ -26,7 +26,14 @@ log = structlog.get_logger(__name__)
 
 KEPT_S: Final = 7 * 24 * 3600
 RECORD: Final = "session.json"
-_CARRIED: Final = ("session", "work", "outputs")
+
+
+def _carried(directory: TaskDirectory) -> dict[str, Path]:
+    """What goes over to the next attempt: the work, and with it what tells later what was changed in it."""
+    return {
+        "session": directory.session, "work": directory.work, "outputs": directory.outputs,
+        "store": directory.store,
+    }  # fmt: skip
 
 
 class Record(Frozen, frozen=True, kw_only=True):
@@ -66,8 +73,8 @@ class Sessions:
         if record is None or record.adapter != adapter or record.task_id != task_id:
             shutil.rmtree(kept, ignore_errors=True)
             return None
-        for name in _CARRIED:
-            source, target = kept / name, directory.root / name
+        for name, target in _carried(directory).items():
+            source = kept / name
             if source.is_dir():
                 shutil.rmtree(target, ignore_errors=True)
                 shutil.move(source, target)
@@ -84,9 +91,9 @@ class Sessions:
         shutil.rmtree(kept, ignore_errors=True)
         try:
             kept.mkdir(parents=True, mode=0o700)
-            for name in _CARRIED:
-                if (directory.root / name).is_dir() and not (directory.root / name).is_symlink():
-                    shutil.move(directory.root / name, kept / name)
+            for name, source in _carried(directory).items():
+                if source.is_dir() and not source.is_symlink():
+                    shutil.move(source, kept / name)
             shutil.move(directory.root / RECORD, kept / RECORD)  # last: without it nothing is taken
         except OSError as error:
             log.warning("session not kept", task_id=record.task_id, reason=str(error))
@@ -100,7 +107,9 @@ class Sessions:
                     shutil.rmtree(kept, ignore_errors=True)
 
     def _place(self, task_id: str) -> Path:
-        return self._root / (task_id if task_id.replace("_", "").isalnum() else task_id.encode().hex())
+        return self._root / (
+            task_id if task_id.replace("_", "").isalnum() else task_id.encode().hex()
+        )
 
 
 def _read(path: Path) -> Record | None:

@@ -43,6 +43,8 @@ from flakes.server.loops.leadership import RENEW_S, Leadership
 from flakes.server.loops.listening import INTERVAL_S as LISTENING_S
 from flakes.server.loops.listening import Listening
 from flakes.server.loops.loop import keep_running
+from flakes.server.loops.merging import INTERVAL_S as MERGING_S
+from flakes.server.loops.merging import Merger
 from flakes.server.loops.presence import INTERVAL_S as PRESENCE_S
 from flakes.server.loops.presence import Presence
 from flakes.server.loops.reaper import INTERVAL_S as REAPER_S
@@ -142,6 +144,7 @@ def _loops(
     return [
         keep_running("leadership", leadership.run_once, interval_s=RENEW_S),
         keep_running("scheduler", Scheduler(plane, leadership).run_once, interval_s=SCHEDULER_S, wake=plane.schedule),
+        keep_running("merging", Merger(plane, leadership).run_once, interval_s=MERGING_S, wake=plane.merge),
         keep_running("reaper", Reaper(plane, leadership).run_once, interval_s=REAPER_S),
         keep_running("garbage", Garbage(plane, leadership).run_once, interval_s=GARBAGE_S, wake=plane.garbage),
         keep_running("expiry", Expiry(plane, leadership).run_once, interval_s=EXPIRY_S),

@@ -66,6 +66,8 @@ class Plane:
         """Something was stored for peers that are connected here."""
         self.schedule = Wake()
         """Something became ready or free: look again."""
+        self.merge = Wake()
+        """Attempts have ended: what they left may be brought in."""
         self.changed = Wake()
         """An event was written, or somebody started to listen."""
         self.garbage = Wake()
@@ -172,6 +174,7 @@ class Plane:
         self.replicas.tell(EVENTS)
         if ready or freed:
             self.schedule.set()
+            self.merge.set()
             self.replicas.tell(READY)
 
     def answered(self, permission_id: str) -> None:

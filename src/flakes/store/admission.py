@@ -224,6 +224,23 @@ async def graph(
     return run_id, ready, True
 
 
+async def add(
+    conn: Connection, ledger: Ledger, owner_id: str, run_id: str, key: str, definition: TaskDefinition
+) -> str:
+    """Add a task of the control plane's own to a locked run, closed or not, ready to be placed; its id. A key
+    that is taken gets a number."""
+    taken = {found[0] for found in await rows(conn, _TASK_KEYS, {"run_id": run_id})}
+    number = 2
+    free = key
+    while free in taken:
+        free, number = f"{key}-{number}", number + 1
+    saved = [(new_id("task"), free, definition)]
+    plan = _Plan([0], [], set())
+    await _insert(conn, ledger, owner_id, run_id, saved, plan)
+    await _enter(conn, ledger, run_id, saved, plan)
+    return saved[0][0]
+
+
 def _key_of(index: int, definition: TaskDefinition) -> str:
     if definition.task_key is None:
         raise ApiError("invalid_request", f"tasks[{index}] has no taskKey", "give every task of a graph a key", path=f"tasks[{index}].taskKey")

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flakes.core.task import TERMINAL, TaskStatus
-from flakes.store import permissions, runs, tasks
+from flakes.store import merging, permissions, runs, tasks
 from flakes.store.database import Connection, Query, rows
+from flakes.wire.merging import WorkspaceMerge
 from flakes.wire.tasks import Explanation, Task, TaskExplained
 
 CODES: Final[dict[str, str]] = {
@@ -36,6 +37,9 @@ CODES: Final[dict[str, str]] = {
     "needs_input": "It asks for permission and waits for the answer.",
     "running": "It is running.",
     "ended": "It has ended.",
+    "merge_pending": "It has ended; what it changed is being brought into what the run has selected.",
+    "merge_conflict": "It has ended; what it changed does not merge with what the run has selected.",
+    "merge_refused": "It has ended; what it changed was not brought into what the run has selected.",
 }
 
 _NEXT: Final[dict[str, str]] = {
@@ -59,6 +63,9 @@ _NEXT: Final[dict[str, str]] = {
     "needs_input": "answer it: `flakes permissions approve` or `deny`",
     "running": "follow it: `flakes logs --follow`",
     "ended": "read its result: `flakes tasks result`",
+    "merge_pending": "wait a moment, or look at the task that tests or resolves it",
+    "merge_conflict": "take what it changed as it is: `flakes diff`, `flakes apply --3way` of the task",
+    "merge_refused": "read the reason in the evidence; its changes are kept: `flakes diff` of the task",
 }
 
 _CLASS = Query("""
@@ -163,6 +170,8 @@ class _Facts:
     waits: list[dict[str, Any]] = field(default_factory=list)
     away: list[dict[str, Any]] = field(default_factory=list)
     """Hosts that could run it and are not connected."""
+    merge: WorkspaceMerge | None = None
+    """What became of what it left."""
 
 
 async def explain(conn: Connection, task: Task) -> Explanation:
@@ -230,8 +239,11 @@ async def _facts(conn: Connection, found: Sequence[Task]) -> dict[str, _Facts]:
     params = {"task_ids": waiting, "limit": MEMBERS_TOLD_MAX}
     for task_id, *wait in await rows(conn, _WAITS, params) if waiting else ():
         facts[task_id].waits.append(_waited(*wait))
+    ended = [task.task_id for task in found if TaskStatus(task.status) in TERMINAL]
+    for task_id, merge in (await merging.of_tasks(conn, ended)).items():
+        facts[task_id].merge = merge
     for task in found:
-        facts[task.task_id]  # what has ended has none
+        facts[task.task_id]  # what has ended may have none
     return facts
 
 
@@ -298,15 +310,33 @@ def _sentence(task: Task, code: str, evidence: dict[str, Any]) -> Explanation:
     elif code == "needs_input":
         sentence = f"It asks: {evidence['prompt'][:300]}"
         next_action = f"answer it: `flakes permissions approve {evidence['permissionRequestId']}`, or `deny`"
+    elif code == "merge_conflict" and evidence.get("paths"):
+        sentence = f"{sentence[:-1]}: {', '.join(evidence['paths'][:5])}."
     elif code == "adapter_unavailable":
         sentence = f"Nothing connected offers the adapter {task.adapter!r}."
     return Explanation(code=code, sentence=sentence, evidence=evidence, next_action=next_action)
 
 
+def _merged(merge: WorkspaceMerge | None) -> tuple[str, dict[str, Any]] | None:
+    """What is worth saying of what a task left, once it has ended."""
+    codes = {
+        "queued": "merge_pending", "verifying": "merge_pending", "resolving": "merge_pending",
+        "conflict": "merge_conflict", "unverified": "merge_refused", "failed": "merge_refused",
+    }  # fmt: skip
+    if merge is None or merge.state not in codes:
+        return None
+    evidence = {
+        "state": merge.state, "workspaceId": merge.workspace_id, "paths": merge.paths,
+        "selectedWorkspaceId": merge.selected_workspace_id, "helperTaskId": merge.helper_task_id,
+        "reason": merge.reason,
+    }  # fmt: skip
+    return codes[merge.state], {name: value for name, value in evidence.items() if value is not None}
+
+
 def _reason(task: Task, facts: _Facts) -> tuple[str, dict[str, Any]]:
     status = TaskStatus(task.status)
     if status in TERMINAL:
-        return "ended", {"status": status}
+        return _merged(facts.merge) or ("ended", {"status": status})
     if status is TaskStatus.SAVED:
         return "not_admitted", {}
     if status is TaskStatus.WAITING:

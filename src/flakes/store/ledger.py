@@ -26,12 +26,12 @@ _INDEX = {status: index for index, status in enumerate(STATUSES)}
 
 LOCK_RUNS = Query("""
     select run_id, owner_id, project_id, run_key, closed, cancel_requested_at is not null, state,
-           counts, optional_counts, completed_at, delete_requested_at is not null
+           counts, optional_counts, completed_at, delete_requested_at is not null, merging
     from runs where run_id = any(%(run_ids)s) order by run_id for update""")
 
 LOCK_RUNS_OF_ASSIGNMENTS = Query("""
     select run_id, owner_id, project_id, run_key, closed, cancel_requested_at is not null, state,
-           counts, optional_counts, completed_at, delete_requested_at is not null
+           counts, optional_counts, completed_at, delete_requested_at is not null, merging
     from runs
     where run_id in (select run_id from assignments where assignment_id = any(%(assignment_ids)s))
     order by run_id for update""")
@@ -43,6 +43,11 @@ WRITE_RUNS = Query("""
         completed_at = case when u.complete then coalesce(r.completed_at, now()) end
     from unnest(%(run_ids)s::text[], %(states)s::text[], %(counts)s::text[], %(optional)s::text[],
                 %(complete)s::boolean[]) as u(run_id, state, counts, optional_counts, complete)
+    where r.run_id = u.run_id""")
+
+WRITE_MERGING = Query("""
+    update runs r set merging = u.merging
+    from unnest(%(run_ids)s::text[], %(merging)s::integer[]) as u(run_id, merging)
     where r.run_id = u.run_id""")
 
 APPEND_EVENTS = Query("""
@@ -66,7 +71,10 @@ class LockedRun:
     optional_counts: list[int]
     completed_at: datetime | None
     deleting: bool = False
+    merging: int = 0
+    """Handles of its tasks that are not settled; see `store.merging`."""
     changed: bool = False
+    merging_changed: bool = False
 
     def count(self, status: TaskStatus) -> int:
         """Tasks of the run in this state."""
@@ -78,7 +86,7 @@ class LockedRun:
             dict(zip(STATUSES, self.counts, strict=True)),
             dict(zip(STATUSES, self.optional_counts, strict=True)),
         )
-        return derive(counts, cancelled=self.cancelled)
+        return derive(counts, cancelled=self.cancelled, merging=self.merging > 0)
 
 
 @dataclass(slots=True)
@@ -128,6 +136,13 @@ class Ledger:
         if concerns:
             self.ended.append(task_id)
 
+    def merge(self, run_id: str, opened: int) -> None:
+        """So many handles wait to be brought in, or less are negative numbers."""
+        locked = self.runs[run_id]
+        locked.merging += opened
+        assert locked.merging >= 0, run_id
+        locked.changed = locked.merging_changed = True
+
     def event(
         self,
         run_id: str,
@@ -166,6 +181,14 @@ class Ledger:
                     for state, locked in zip(states, changed, strict=True)
                 ],
             })  # fmt: skip
+        merging = [locked for locked in changed if locked.merging_changed]
+        if merging:
+            await run(conn, WRITE_MERGING, {
+                "run_ids": [locked.run_id for locked in merging],
+                "merging": [locked.merging for locked in merging],
+            })  # fmt: skip
+            for locked in merging:
+                locked.merging_changed = False
         if not self.types:
             return False
         await run(conn, APPEND_EVENTS, {

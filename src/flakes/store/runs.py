@@ -31,6 +31,9 @@ _INSERT = Query("""
             %(budget)s::json, %(digest)s)
     on conflict (owner_id, run_key) do nothing""")
 
+_POLICY = Query("""
+    update runs set merge_policy = %(policy)s::json where run_id = %(run_id)s""")
+
 _DIGEST = Query("""
     select run_id, definition_digest, delete_requested_at is not null from runs
     where owner_id = %(owner_id)s and run_key = %(run)s for update""")
@@ -187,6 +190,8 @@ async def ensure(
     definition: list[Any] = [body.name, project.project_id, body.metadata, body.budget]
     if body.workspace_id is not None:
         definition.append(body.workspace_id)
+    if body.merging is not None:
+        definition.append(body.merging)
     digest = hashlib.sha256(encode(definition)).digest()
     existing = await row(conn, _DIGEST, {"owner_id": owner_id, "run": key})
     if existing is None:
@@ -198,6 +203,9 @@ async def ensure(
             "budget": None if body.budget is None else encode(body.budget).decode(),
         })  # fmt: skip
         if created:
+            if body.merging is not None:
+                policy = encode(body.merging).decode()
+                await run(conn, _POLICY, {"run_id": run_id, "policy": policy})
             if body.workspace_id is not None:
                 await promotions.bind(conn, owner_id, run_id, body.workspace_id)
             return run_id, True

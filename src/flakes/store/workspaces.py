@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from flakes.store import merging
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.identifiers import new_id
 from flakes.store.ledger import Ledger
@@ -121,6 +122,8 @@ class Place:
     run_id: str | None = None
     task_id: str | None = None
     assignment_id: str | None = None
+    live: bool = False
+    """The attempt has not ended."""
 
 
 async def known_packs(conn: Connection, owner_id: str, digests: Collection[str]) -> set[str]:
@@ -164,6 +167,12 @@ async def create(
         data["assignmentId"] = place.assignment_id
     await run(conn, _MARK_RUN, {"run_id": place.run_id})
     ledger.event(place.run_id, "workspace.created", place.task_id, data)
+    if place.live and post.kind in ("output", "candidate"):
+        assert place.task_id is not None
+        assert place.assignment_id is not None
+        await merging.enter(
+            conn, ledger, place.run_id, place.task_id, place.assignment_id, workspace_id
+        )
     return workspace_id, True
 
 
@@ -181,7 +190,7 @@ async def of_attempt(
             "stale_assignment", "the assignment is not this sandbox's, not accepted, or has ended",
             "stop: another attempt has taken over; what was changed may still be stored as a candidate",
         )  # fmt: skip
-    return Place(found[0], found[1], assignment_id)
+    return Place(found[0], found[1], assignment_id, live=found[2])
 
 
 async def get(conn: Connection, owner_id: str, workspace_id: str) -> WorkspaceHandle:

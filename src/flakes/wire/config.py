@@ -177,6 +177,11 @@ class SandboxConfig(Body, frozen=True, kw_only=True):
     given."""
     project_root: str | None = None
     """Where this machine has the directories of projects: a task is told its project's, if it is there."""
+    workspaces_dir: str | None = None
+    """Where packs of workspaces are kept for the tasks to come, shared by the sandboxes of a host; below `stateDir`
+    if not given."""
+    workspaces_bytes_max: Annotated[int, Meta(ge=0)] = 10 * limits.GIB
+    """How much of them is kept."""
     keep_directories: bool = False
     """Keep each task's directory after its result is acknowledged (for debugging)."""
     log_format: LogFormat = "text"

@@ -53,6 +53,8 @@ TYPES: Final[dict[str, str]] = {
     "artifact.deleted": "An artifact was deleted; data: artifactId, reason (deleted, abandoned).",
     "workspace.created": "Files were stored as a handle; data: workspaceId, kind, commit, assignmentId, changes (how many paths).",
     "workspace.promoted": "A ref of a run was moved; data: ref, version, fromWorkspaceId, workspaceId, mode, userId or assignmentId.",
+    "workspace.candidate_conflict": "A task's changes do not merge with what is selected; data: workspaceId, selectedWorkspaceId, paths (the first 20), count, resolverTaskId.",
+    "workspace.not_promoted": "A task's changes were not brought into what is selected; data: workspaceId, state (unverified, failed), reason.",
     "project.created": "A project was created.",
     "project.updated": "A project's name or metadata changed.",
     "project.archived": "A project was archived.",

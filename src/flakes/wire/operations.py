@@ -68,7 +68,19 @@ from flakes.wire.rounds import (
 from flakes.wire.tasks import TaskResult, Tasks
 from flakes.wire.waits import Signal, SignalSend, Wait, WaitFor
 from flakes.wire.workpads import Workpad, WorkpadPut
+from flakes.wire.workspaces import (
+    Promoted,
+    PromotionPost,
+    WorkspaceCommit,
+    WorkspaceCompare,
+    WorkspaceCompared,
+    WorkspaceHandle,
+    WorkspaceSelect,
+    WorkspaceSelected,
+)
 
+PROMOTE: Final = "flakes.workspace.promote"
+"""The grant to move what the run has selected."""
 SPAWN: Final = "flakes.tasks.spawn"
 """The grant to make children and to cancel them."""
 GROUPS: Final = "flakes.groups"
@@ -243,6 +255,15 @@ OPERATIONS: Final[dict[str, Operation]] = {
         errors=("journal_conflict", "limit_exceeded", "storage_full"),
         body_max_bytes=limits.JOURNAL_APPEND_BYTES_MAX, pieces=True,
     ),
+    "workspace.selected": Operation(
+        WorkspaceSelect, WorkspaceSelected, "Say which files the run has selected.",
+        words=("workspace", "selected"),
+    ),
+    "workspace.promote": Operation(
+        PromotionPost, Promoted, "Select files that were made from those that the run has selected.",
+        grant=PROMOTE, words=("workspace", "promote"),
+        errors=("not_found", "workspace_base_stale", "workspace_path_refused", "workspace_unrelated"),
+    ),
 }  # fmt: skip
 """By name, `<noun>.<verb>`."""
 
@@ -252,5 +273,13 @@ LOCAL: Final[dict[str, Operation]] = {
         words=("inbox",),
     ),
     "inbox.consume": Operation(InboxConsume, InboxConsumed, "Acknowledge messages."),
+    "workspace.commit": Operation(
+        WorkspaceCommit, WorkspaceHandle, "Store the files of the task as they are now.",
+        words=("workspace", "commit"),
+    ),
+    "workspace.diff": Operation(
+        WorkspaceCompare, WorkspaceCompared, "Show what the task has changed, or how two workspaces differ.",
+        words=("workspace", "diff"),
+    ),
 }  # fmt: skip
 """Operations that the sandbox answers itself: there is no route for them, and nothing is forwarded."""

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from flakes.core import limits
 from flakes.wire.codec import Body, Frozen
+from flakes.wire.merging import Merging
 from flakes.wire.tasks import Task, TaskBudget, TaskDefinition
 
 Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_LENGTH_MAX)]
@@ -25,6 +26,8 @@ class RunPut(Body, frozen=True, kw_only=True):
     budget: TaskBudget | None = None
     workspace_id: str | None = None
     """The files that its tasks begin from."""
+    merging: Merging | None = None
+    """How what they leave is brought together."""
 
 
 class GraphPost(Body, frozen=True, kw_only=True):
@@ -41,6 +44,8 @@ class GraphPost(Body, frozen=True, kw_only=True):
     budget: TaskBudget | None = None
     workspace_id: str | None = None
     """The files that its tasks begin from."""
+    merging: Merging | None = None
+    """How what they leave is brought together."""
     close: bool = False
 
 

@@ -103,6 +103,8 @@ class Output(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     digest: str
     text: str | None = None
     """The content when it is at most 8 KiB (JSON outputs as their text)."""
+    workspace_id: str | None = None
+    """The handle, of a workspace output; its content is JSON that tells of it."""
 
 
 class Evidence(Frozen, frozen=True, kw_only=True, omit_defaults=True):
@@ -127,8 +129,8 @@ class TaskError(Frozen, frozen=True, kw_only=True, omit_defaults=True):
 class TaskWarning(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """What is not as it should be without failing the task; `output` is the key that it is about.
 
-    Codes: `output_missing`, `output_too_large`, `output_invalid`, `output_unreadable`, `output_unsupported`; of
-    the agent, `agent_untested`.
+    Codes: `output_missing`, `output_too_large`, `output_invalid`, `output_unreadable`, `output_unsupported`,
+    `workspace_path_refused`, `workspace_not_stored`; of the agent, `agent_untested`.
     """
 
     code: str

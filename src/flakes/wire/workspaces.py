@@ -16,6 +16,7 @@ from msgspec import Meta
 from flakes.core import limits
 from flakes.wire.artifacts import Digest
 from flakes.wire.codec import Body, Frozen
+from flakes.wire.merging import WorkspaceMerge
 from flakes.wire.reservations import Selector
 
 MOUNT: Final = "work"
@@ -148,6 +149,8 @@ class RunWorkspaces(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     refs: list[WorkspaceRef]
     workspaces: list[WorkspaceHandle]
     promotions: list[WorkspacePromotion]
+    merges: list[WorkspaceMerge] = []
+    """What becomes of the handles on this page, and of all others that are not settled."""
     next_cursor: str | None = None
 
 
@@ -173,6 +176,47 @@ class WorkspaceDiff(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     file_count: int
     files: list[WorkspaceFileDiff]
     next_cursor: str | None = None
+
+
+class WorkspaceCommit(Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Operation `workspace.commit`: store the files of the task as they are now, as its candidate."""
+
+    message: Annotated[str, Meta(max_length=1_000)] = ""
+    paths: Annotated[list[Path], Meta(max_length=limits.WORKSPACE_SCOPE_MAX)] = []
+    """Only these files, and what is below these directories; none: everything that has changed."""
+
+
+class WorkspaceSelect(Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Operation `workspace.selected`."""
+
+    ref: RefName = SELECTED
+
+
+class WorkspaceSelected(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """What a run has selected under a name; nothing when it has no such ref."""
+
+    ref: WorkspaceRef | None = None
+    workspace: WorkspaceHandle | None = None
+
+
+class WorkspaceCompare(Body, frozen=True, kw_only=True, omit_defaults=True):
+    """Operation `workspace.diff`: from `base` (else from what the task began with) to `workspaceId` (else to the
+    files of the task as they are now)."""
+
+    base: str | None = None
+    workspace_id: str | None = None
+    paths: Annotated[list[Path], Meta(max_length=limits.WORKSPACE_SCOPE_MAX)] = []
+    patch: bool = True
+    """With the lines that differ, and not only the paths."""
+
+
+class WorkspaceCompared(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """Paths that differ, the first 2,000, and a patch that git can apply, the first 512 KiB of it."""
+
+    changes: list[WorkspaceChange]
+    change_count: int
+    patch: str = ""
+    patch_cut: bool = False
 
 
 class AssignedWorkspace(Frozen, frozen=True, kw_only=True, omit_defaults=True):

@@ -78,8 +78,12 @@ def only(
     git: Git, base: str, new: str, scope: Sequence[tuple[Literal["exact", "prefix"], str]]
 ) -> str:
     """The tree of `base` with the paths in `scope` as they are in `new`. Its index is a file of its own."""
+    return picked(git, base, [c for c in changes(git, base, new) if in_scope(c.path, scope)])
+
+
+def picked(git: Git, base: str, wanted: Sequence[Change]) -> str:
+    """The tree of `base` with these changes from it. Its index is a file of its own."""
     assert git.index is not None, "use a scratch index"
-    wanted = [change for change in changes(git, base, new) if in_scope(change.path, scope)]
     git.run("read-tree", base)
     git.run(
         "update-index",

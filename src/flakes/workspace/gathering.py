@@ -38,6 +38,11 @@ class Gathered:
 
 def gather(store: Git, base: str, work_tree: Path, index: Path) -> Gathered:
     """See the module. Raises `WorkspaceError` when nothing at all can be captured."""
+    if work_tree.is_symlink() or not work_tree.is_dir():
+        # What lies behind a link is not the task's: it must not be read with our rights.
+        raise WorkspaceError(
+            "workspace_path_refused", "the working directory is gone, or something else in its place"
+        )
     git = store.over(work_tree, index)
     # Of a capture that was killed; nobody else is here.
     index.with_name(f"{index.name}.lock").unlink(missing_ok=True)

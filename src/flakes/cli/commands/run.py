@@ -210,6 +210,8 @@ async def _submit(
     }
     if plan.budget is not None:
         body["budget"] = plan.budget
+    if plan.merging is not None:
+        body["merging"] = plan.merging
     async with target.client(chosen) as client:
         if not target.is_configured(chosen):
             await _look_for_agents(client, plan)

@@ -141,6 +141,7 @@ class MatchlockProvider:
             credential_file=f"{GUEST_FLAKES}/sandbox.credential",
             state_dir=GUEST_STATE,
             sessions_dir=None,  # the host's is not in there
+            workspaces_dir=None,
             isolation=msgspec.structs.replace(limits, kind="outer"),
         )
         return tuple(argv), guest

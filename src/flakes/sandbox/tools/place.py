@@ -42,6 +42,7 @@ class Place:
 
 def make(task_root: Path) -> Place:
     """A new place for the task whose directory is `task_root`; raises `OSError`."""
+    remove(task_root)  # of a daemon that was killed
     directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_parent()))
     place = Place(directory, directory / "s", directory / "token", secrets.token_urlsafe(32))
     (task_root / LINK).symlink_to(directory)

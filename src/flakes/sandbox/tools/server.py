@@ -207,3 +207,5 @@ class ToolServer:
         except BodyError as error:
             refused = ApiError("invalid_request", str(error), "use the `flakes` command of the task", issues=error.issues)
             return refused.status, encode(refused.body())
+        except ApiError as refused:
+            return refused.status or 400, encode(refused.body())

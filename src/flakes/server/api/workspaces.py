@@ -17,7 +17,7 @@ from flakes.server import byte_ranges
 from flakes.server.api.sandbox_scope import refused
 from flakes.server.plane import Plane
 from flakes.server.routing import Answer, Call, Endpoint, PageLength, bounded, refusal
-from flakes.store import garbage, promotions, runs, workspaces
+from flakes.store import garbage, merging, promotions, runs, workspaces
 from flakes.store.blobs import BlobError
 from flakes.store.ledger import Ledger
 from flakes.store.workspaces import Place
@@ -121,8 +121,9 @@ async def of_run(call: Call) -> RunWorkspaces:
         found = await workspaces.of_run(
             conn, run_id, task_id=query.task_id, before=query.cursor, limit=limit
         )
+        merges = await merging.of_run(conn, run_id, [each.workspace_id for each in found])
         return RunWorkspaces(
-            refs=await promotions.refs(conn, run_id), workspaces=found,
+            merges=merges, refs=await promotions.refs(conn, run_id), workspaces=found,
             promotions=await promotions.history(conn, run_id),
             next_cursor=found[-1].workspace_id if len(found) == limit else None,
         )  # fmt: skip

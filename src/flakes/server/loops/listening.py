@@ -50,6 +50,7 @@ class Listening:
         plane.undelivered.set()
         plane.changed.set()
         plane.schedule.set()
+        plane.merge.set()
         plane.answers.publish_all()
         plane.held.publish_all()
         plane.log_readers.publish_all()
@@ -66,6 +67,7 @@ class Listening:
                 plane.changed.set()
             elif what == READY:
                 plane.schedule.set()
+                plane.merge.set()
             elif what == LOGS:
                 plane.log_readers.publish([subject_id])
             elif what == ANSWERED:

@@ -14,6 +14,7 @@ from flakes.server.operations import (
     rounds,
     waits,
     workpads,
+    workspaces,
 )
 from flakes.server.operations.act import Handler
 
@@ -21,4 +22,5 @@ HANDLERS: Final[dict[str, Handler]] = {
     **workpads.HANDLERS, **files.HANDLERS, **permissions.HANDLERS, **artifacts.HANDLERS,
     **groups.HANDLERS, **waits.HANDLERS, **budgets.HANDLERS, **rounds.HANDLERS,
     **journals.HANDLERS,
+    **workspaces.HANDLERS,
 }  # fmt: skip

@@ -185,6 +185,22 @@ COMMANDS: dict[tuple[str, ...], Command] = {
             "--operation-id": True,
         }, paths=False,
     ),
+    ("workspace", "commit"): Command(
+        "workspace.commit", "workspace", "Store the task's files (or these paths) as they are now.",
+        {"--message": True}, paths=False, words="[PATH...]", short={"-m": "--message"},
+    ),
+    ("workspace", "selected"): Command(
+        "workspace.selected", "workspace", "Print the workspace that the run has selected.",
+        {"--ref": True}, paths=False,
+    ),
+    ("workspace", "promote"): Command(
+        "workspace.promote", "workspace", "Select a workspace that was made from what is selected.",
+        {"--expected": True, "--ref": True, "--mode": True}, paths=False, words="WORKSPACE",
+    ),
+    ("workspace", "diff"): Command(
+        "workspace.diff", "workspace", "Show what the task has changed, or how workspaces differ.",
+        {"--base": True, "--workspace": True, "--name-only": False}, paths=False, words="[PATH...]",
+    ),
 }  # fmt: skip
 """Equal to the words of `wire.operations.OPERATIONS` and `LOCAL`; a test holds them together."""
 
@@ -256,7 +272,8 @@ def parsed(rest: list[str], words: tuple[str, ...], command: Command) -> Given:
             raise refusal("usage", f"{name} takes no value", fix)
         else:
             flags.add(name)
-    surplus = [] if command.paths else paths[1:] if command.words else paths
+    any_number = command.paths or command.words.endswith("...]")
+    surplus = [] if any_number else paths[1:] if command.words else paths
     if surplus:
         raise refusal("usage", f"unexpected argument: {surplus[0]}", fix)
     if command.paths and bool(paths) == ("--all" in flags):

@@ -1,0 +1,178 @@
+"""A task in the files of its run: what it finds, what is stored of it, and that nothing is lost on the way."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from flakes.core.task import Outcome
+from flakes.wire.sandbox_stream import Assignment, Result
+from sandbox.bwrap import needs_bubblewrap
+from sandbox.conftest import Start
+from sandbox.controlplane import ControlPlane, DaemonProcess, eventually, make, shell
+from sandbox.files import Files
+from workspace.theirs import fingerprint
+
+
+@pytest.fixture
+def files(plane: ControlPlane, tmp_path) -> Files:  # type: ignore[no-untyped-def]
+    return Files(plane, tmp_path, a_txt="one\ntwo\nthree\n", dir__b_txt="b", _gitignore="*.o\n")
+
+
+def run(plane: ControlPlane, assignment: Assignment) -> Result:
+    plane.offer(assignment)
+    return plane.result(assignment.assignment_id)
+
+
+def test_a_task_works_in_the_files_and_what_it_changed_is_stored(
+    plane: ControlPlane, daemon: DaemonProcess, files: Files
+) -> None:
+    before = fingerprint(files.root)
+    line = """
+        test "$PWD" = "$FLAKES_WORKSPACE" && test -z "$(git status --porcelain)" && git log -1 --format=%s
+        echo 1 > a.txt && rm dir/b.txt && mkdir new && echo n > new/n.txt && echo o > x.o
+        git checkout -q -b mine && git add -A && git commit -qm "in the task" && git status --porcelain
+    """
+    assignment = files.task(line)
+    result = run(plane, assignment)
+    assert (result.outcome, result.warnings) == (Outcome.SUCCEEDED, [])
+    assert plane.text(assignment.assignment_id) == ["Files as they were"]
+    assert files.stored(assignment) == {
+        "candidate": [("changed", "a.txt"), ("removed", "dir/b.txt"), ("added", "new/n.txt")]
+    }
+    assert files.text(assignment, "a.txt") == "1\n"
+    ((post, _),) = plane.stored[assignment.assignment_id]
+    assert post.base_workspace_id == files.base.workspace_id
+    assert fingerprint(files.root) == before
+    fetched = len(plane.fetched)
+    again = files.task("true")
+    assert run(plane, again).outcome is Outcome.SUCCEEDED
+    assert files.stored(again) == {}, "nothing was changed"
+    assert len(plane.fetched) == fetched, "packs are fetched once"
+    eventually(
+        lambda: not list((daemon.state_dir / "workspaces").iterdir()), "nothing to be left beside the tasks"
+    )  # fmt: skip
+
+
+def test_declared_paths_are_outputs_and_the_rest_is_a_candidate(
+    plane: ControlPlane, files: Files
+) -> None:
+    declared = {
+        "code": {"kind": "workspace", "paths": ["dir", "a.txt"]},
+        "maybe": {"kind": "workspace", "paths": ["nothing/"], "required": False},
+        "note": {},
+    }
+    line = 'echo 1 > a.txt; echo c > dir/c; echo s > stray; echo note > "$FLAKES_OUTPUTS/note"'
+    assignment = files.task(line, declaredOutputs=declared)
+    result = run(plane, assignment)
+    assert result.outcome is Outcome.SUCCEEDED
+    assert sorted(result.outputs) == ["code", "note"]
+    assert [(w.code, w.output) for w in result.warnings] == [("output_missing", "maybe")]
+    assert files.stored(assignment) == {
+        "output": [("changed", "a.txt"), ("added", "dir/c")], "candidate": [("added", "stray")],
+    }  # fmt: skip
+    output = result.outputs["code"]
+    assert (output.kind, output.text is not None) == ("workspace", True)
+    told = msgspec.json.decode(output.text or "")
+    ((post, handle), _) = plane.stored[assignment.assignment_id]
+    assert (told["workspaceId"], told["commit"]) == (handle.workspace_id, post.commit)
+    assert [(s.kind, s.path) for s in post.paths or []] == [("prefix", "dir"), ("exact", "a.txt")]
+
+
+@pytest.mark.parametrize("how", ["failed", "timed out", "cancelled", "without its output", "unverified"])
+def test_what_a_task_changed_is_kept_however_it_ended(
+    plane: ControlPlane, files: Files, how: str
+) -> None:
+    line = "echo changed > a.txt; echo up; "
+    more = {
+        "failed": (line + "exit 3", {}),
+        "timed out": (line + "sleep 600", {"timeoutS": 6}),
+        "cancelled": (line + "sleep 600", {}),
+        "without its output": (line, {"declaredOutputs": {"note": {}}}),
+        "unverified": (line, {"verify": ["false"]}),
+    }[how]
+    assignment = files.task(more[0], **more[1])
+    plane.offer(assignment)
+    plane.wait(lambda: plane.lines.get(assignment.assignment_id), "the change")
+    if how == "cancelled":
+        plane.cancel(assignment.assignment_id)
+    expected = Outcome.CANCELLED if how == "cancelled" else Outcome.FAILED
+    assert plane.result(assignment.assignment_id).outcome is expected
+    assert files.stored(assignment) == {"candidate": [("changed", "a.txt")]}
+
+
+def test_what_several_dependencies_left_is_merged_in_order(
+    plane: ControlPlane, files: Files
+) -> None:
+    first, second = files.after(a_txt="1\ntwo\nthree\n"), files.after(a_txt="one\ntwo\n3\n")
+    third = files.after(dir__b_txt="B")
+    assignment = files.task("cat a.txt dir/b.txt; echo more >> dir/b.txt", first, second, third)
+    assert run(plane, assignment).outcome is Outcome.SUCCEEDED
+    assert plane.text(assignment.assignment_id) == ["1", "two", "3", "B"]
+    assert files.stored(assignment) == {"candidate": [("changed", "dir/b.txt")]}
+    assert files.text(assignment, "a.txt") == "1\ntwo\n3\n"
+
+
+def test_a_conflict_of_dependencies_fails_the_task_by_name(
+    plane: ControlPlane, files: Files
+) -> None:
+    first, second = files.after(a_txt="1\n"), files.after(a_txt="2\n")
+    result = run(plane, files.task("true", first, second))
+    assert result.outcome is Outcome.FAILED
+    assert result.error is not None
+    assert result.error.code == "workspace_conflict"
+    assert (result.error.details or {})["paths"] == ["a.txt"]
+    assert "a.txt" in result.error.message
+
+
+def test_what_may_not_leave_is_a_warning_or_fails_a_required_output(
+    plane: ControlPlane, files: Files
+) -> None:
+    line = "ln -s /etc/passwd dir/out; mkfifo pipe; echo ok > dir/ok"
+    kept = files.task(line)
+    result = run(plane, kept)
+    assert result.outcome is Outcome.SUCCEEDED
+    (warning,) = result.warnings
+    assert warning.code == "workspace_path_refused"
+    assert "'dir/out'" in warning.message
+    assert "'pipe'" in warning.message
+    assert files.stored(kept) == {"candidate": [("added", "dir/ok")]}
+    refused = files.task(line, declaredOutputs={"code": {"kind": "workspace", "paths": ["dir"]}})
+    result = run(plane, refused)
+    assert result.outcome is Outcome.FAILED
+    assert result.error is not None
+    assert result.error.code == "workspace_path_refused"
+    assert (result.error.details or {})["paths"] == ["dir/out"]
+    assert files.stored(refused) == {"candidate": [("added", "dir/ok")]}
+
+
+def test_further_files_are_mounted_beside_and_work_may_be_chosen(
+    plane: ControlPlane, files: Files
+) -> None:
+    other = files.after(a_txt="other\n")
+    line = "cat a.txt ../reference/a.txt; echo x > ../reference/a.txt"
+    assignment = make(shell(line), workspace_inputs={"reference": other, "work": files.base})
+    assert run(plane, assignment).outcome is Outcome.SUCCEEDED
+    assert plane.text(assignment.assignment_id) == ["one", "two", "three", "other"]
+    assert files.stored(assignment) == {}
+    outside = make(shell("true"), workspace_inputs={"../up": other, "work": files.base})
+    result = run(plane, outside)
+    assert result.error is not None
+    assert result.error.code == "workspace_path_refused"
+
+
+def test_without_files_a_workspace_output_is_refused(plane: ControlPlane) -> None:
+    result = plane.run(shell("true", declaredOutputs={"code": {"kind": "workspace"}}))
+    assert result.error is not None
+    assert result.error.code == "output_unsupported"
+
+
+@needs_bubblewrap
+def test_under_bubblewrap_too(own: Start, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    plane, _ = own(isolation={"kind": "bubblewrap"})
+    files = Files(plane, tmp_path, a_txt="a")
+    assignment = files.task("git status --porcelain; echo b > a.txt; git diff --stat | head -1; ls ../../..")
+    result = run(plane, assignment)
+    assert result.outcome is Outcome.SUCCEEDED, plane.text(assignment.assignment_id, "stderr")
+    assert files.stored(assignment) == {"candidate": [("changed", "a.txt")]}
+    assert not any("workspaces" in line for line in plane.text(assignment.assignment_id))
