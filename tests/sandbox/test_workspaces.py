@@ -171,8 +171,35 @@ def test_without_files_a_workspace_output_is_refused(plane: ControlPlane) -> Non
 def test_under_bubblewrap_too(own: Start, tmp_path) -> None:  # type: ignore[no-untyped-def]
     plane, _ = own(isolation={"kind": "bubblewrap"})
     files = Files(plane, tmp_path, a_txt="a")
-    assignment = files.task("git status --porcelain; echo b > a.txt; git diff --stat | head -1; ls ../../..")
+    assignment = files.task("git status --porcelain; echo b > a.txt; git diff --stat | head -1; ls ../../..; flakes workspace commit")
     result = run(plane, assignment)
-    assert result.outcome is Outcome.SUCCEEDED, plane.text(assignment.assignment_id, "stderr")
+    said = plane.text(assignment.assignment_id, "stderr")
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 2), said
+    assert any("stored when it has ended" in line for line in said)
     assert files.stored(assignment) == {"candidate": [("changed", "a.txt")]}
     assert not any("workspaces" in line for line in plane.text(assignment.assignment_id))
+
+
+def test_a_running_task_stores_and_compares_its_files(plane: ControlPlane, files: Files) -> None:
+    line = """
+        echo 1 > a.txt && first=$(flakes workspace commit -m half a.txt) && echo "$first"
+        echo 2 > dir/b.txt && flakes workspace diff --name-only && flakes workspace diff dir | grep '^+'
+    """
+    assignment = files.task(line)
+    assert run(plane, assignment).outcome is Outcome.SUCCEEDED
+    (half, handle), (whole, _) = plane.stored[assignment.assignment_id]
+    assert plane.text(assignment.assignment_id) == [
+        handle.workspace_id, "changed\ta.txt", "changed\tdir/b.txt", "+++ b/dir/b.txt", "+2",
+    ]  # fmt: skip
+    assert [change.path for change in half.changes] == ["a.txt"]
+    assert (whole.base_workspace_id, len(whole.packs)) == (handle.workspace_id, 3)
+    git = files.repository_of(whole)
+    assert git.text("rev-parse", f"{whole.commit}^") == half.commit
+
+
+def test_what_is_put_in_the_place_of_the_files_is_not_read(plane: ControlPlane, files: Files) -> None:
+    assignment = files.task("cd .. && mv work aside && ln -s /etc work")
+    result = run(plane, assignment)
+    assert result.error is not None
+    assert result.error.code == "workspace_path_refused"
+    assert files.stored(assignment) == {}
