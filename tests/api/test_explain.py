@@ -22,6 +22,8 @@ NOT_REACHABLE = {
     "project_not_bound": "every pool of an automatically bound host serves every project",
     "workspace_root_missing": "hosts have bindings in tests/unit/test_placement.py and tests/e2e/test_machine.py",
     "binding_unavailable": "the same",
+    "merge_pending": "in test_merging", "merge_conflict": "in test_merging",
+    "merge_refused": "in test_merging",
 }
 
 
