@@ -124,6 +124,27 @@ async def main(ctx):
     assert log.count("got {'x': [1]}") == 1
 
 
+def test_one_harness_is_run_by_its_file(session: Stage, tmp_path: Path) -> None:
+    file = tmp_path / "counting.py"
+    file.write_text(HEAD + '''
+@dataclass
+class Args:
+    count: int
+    word: str = ""
+
+@define_harness(args=Args)
+async def main(ctx):
+    said = await ctx.all(ctx.command(f"echo {n}", title=f"Say {n}") for n in range(ctx.args.count))
+    return ctx.succeeded(said=[each.text for each in said], word=ctx.args.word)
+''')
+    ran = session.flakes("run", str(file), "--var", "count=2", "--var", "word=yes", "--key", "counted", "--no-workspace").ok()
+    assert "SUCCEEDED" in ran.out
+    with session.client() as client:
+        found = client.result(client.task_id("counted/task"))
+        assert json.loads(found.outputs["result"].text or "null") == {"said": ["0", "1"], "word": "yes"}
+    assert session.flakes("run", str(file), "--check").ok()
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_runs_with_scripted_agents(session: Stage, tmp_path: Path, template: str) -> None:
     agent = session.scratch / "agent.py"

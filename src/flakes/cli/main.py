@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Stop the local session and everything it started, and confirm that it is gone.",
     ),
     "console": ("console:console", "Open the console in a browser that is signed in by a one-time link."),
-    "run": ("run:run", "Run a workflow file or a single task, and follow it to its end."),
+    "run": ("run:run", "Run a workflow file, a harness or a single task, and follow it to its end."),
     "watch": ("watch:watch", "Follow a run to its end, and show what came of it."),
     "inspect": ("inspect:inspect", "Show a run or a task, and why it is not running."),
     "logs": ("logs:logs", "Show the log of a task, or follow it."),

@@ -1,4 +1,4 @@
-"""What `flakes run` is about to submit: tasks as definitions, from a workflow file or a prompt.
+"""What `flakes run` is about to submit: tasks as definitions, from a workflow file, a harness or a prompt.
 
 Reads the files that a workflow names (harness modules, arguments) and puts their content in place,
 because the server never sees the user's disk. Everything here works offline.
@@ -20,7 +20,7 @@ from flakes.core.workflow_file import (
     parse,
     to_definitions,
 )
-from flakes.core.workflow_task import Workflow
+from flakes.core.workflow_task import HARNESS_GRANTS, HARNESS_OUTPUT, Workflow
 from flakes.harness.errors import HarnessError
 from flakes.harness.packing import packed
 from flakes.wire.errors import ApiError
@@ -98,6 +98,41 @@ def from_prompt(prompt: str, adapter: str | None) -> Plan:
         task["bodyMarkdown"] = prompt
     stem = "-".join(keys.key_from(title).split("-")[:5])
     return Plan(tasks=[task], title=title, stem=stem)
+
+
+def is_harness(what: str) -> bool:
+    """Whether an argument names a harness: a Python file that defines one."""
+    if not what.endswith(".py") or "\n" in what:
+        return False
+    try:
+        return "define_harness" in Path(what).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def from_harness(path: Path, adapter: str | None, variables: dict[str, str]) -> Plan:
+    """One task that runs the harness; `adapter` is its children's, variables are its arguments (JSON, or
+    else text)."""
+    try:
+        work = packed(path)
+    except HarnessError as error:
+        raise ApiError("usage", error.message, error.fix, harnessCode=error.code) from error
+    if variables:
+        work["args"] = {name: _json_or_text(value) for name, value in variables.items()}
+    if adapter not in (None, "harness"):
+        work["defaults"] = {"agent": {"adapter": adapter}}
+    task: dict[str, Any] = {
+        "taskKey": "task", "title": path.stem, "adapter": "harness", "input": work,
+        "toolGrants": list(HARNESS_GRANTS), "declaredOutputs": dict(HARNESS_OUTPUT),
+    }  # fmt: skip
+    return Plan(tasks=[task], title=path.stem, stem=path.stem)
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def from_workflow(

@@ -15,7 +15,15 @@ import click
 from flakes.cli import target
 from flakes.cli.options import json_option, key_of
 from flakes.cli.output import Output, bold, dim
-from flakes.cli.plan import Plan, PlanError, from_prompt, from_workflow, looks_like_file
+from flakes.cli.plan import (
+    Plan,
+    PlanError,
+    from_harness,
+    from_prompt,
+    from_workflow,
+    is_harness,
+    looks_like_file,
+)
 from flakes.cli.render.text import count, size
 from flakes.session.layout import layout
 from flakes.wire.errors import (
@@ -34,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("what", metavar="FILE.md|PROMPT|-")
+@click.argument("what", metavar="FILE.md|HARNESS.py|PROMPT|-")
 @click.option("--adapter", help="The agent for tasks that name none; `command` runs command lines.")
 @click.option("--check", is_flag=True, help="Find the file's problems offline, and submit nothing.")
 @click.option("--project", callback=key_of, help="The project's key (made when missing).")
@@ -73,10 +81,10 @@ def run(
     token: str | None,
     as_json: bool,
 ) -> int:
-    """Run a workflow file or a single task, and follow it to its end.
+    """Run a workflow file, a harness or a single task, and follow it to its end.
 
-    FILE.md is a workflow file, PROMPT is what one task is to do, and - reads a workflow file from
-    standard input. Without a named server the local session is used, and started when it does not run.
+    FILE.md is a workflow file, HARNESS.py a harness (its arguments are --var, its children's agent is
+    --adapter), PROMPT is what one task is to do, and - reads a workflow file from standard input. Without a named server the local session is used, and started when it does not run.
     Interrupting stops the following, not the run.
 
     The repository that this is called in (or a small directory that is none) is captured as it is, with
@@ -123,6 +131,8 @@ def _plan(what: str, adapter: str | None, variables: tuple[str, ...]) -> Plan:
         values[name] = value
     if what == "-":
         return from_workflow(sys.stdin.read(), "-", Path.cwd(), adapter, values)
+    if is_harness(what):
+        return from_harness(Path(what), adapter, values)
     if looks_like_file(what):
         path = Path(what)
         try:
