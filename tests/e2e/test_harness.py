@@ -138,7 +138,7 @@ async def main(ctx):
     return ctx.succeeded(said=[each.text for each in said], word=ctx.args.word)
 ''')
     ran = session.flakes("run", str(file), "--var", "count=2", "--var", "word=yes", "--key", "counted", "--no-workspace").ok()
-    assert "SUCCEEDED" in ran.out
+    assert "✔ say-1" in ran.out
     with session.client() as client:
         found = client.result(client.task_id("counted/task"))
         assert json.loads(found.outputs["result"].text or "null") == {"said": ["0", "1"], "word": "yes"}
