@@ -284,7 +284,7 @@ def cancel(s: Setting) -> None:
 
 def _noted(s: Setting, word: str) -> bool:
     """Whether an agent's own session, which it writes when it comes to it, has the call with this word."""
-    calls = ("tool_use", "toolCall", "function_call", "custom_tool_call")
+    calls = ("tool_use", "toolCall", "tool_calls", "function_call", "custom_tool_call")
     kept = (path for path in (s.daemon.state_dir / "assignments").glob("*/session/**/*") if path.is_file())
     return any(
         word in line and any(call in line for call in calls)

@@ -101,6 +101,8 @@ def _another(path: str) -> dict[str, object]:
         return {"tokens": 11}
     if path.endswith("/budget.extend"):
         return {"permissionRequestId": "another"}
+    if path.endswith("/task.results"):
+        return {"tasks": ["another"]}
     if path.endswith("/task.outputs"):
         return {"task": "another"}
     if path.endswith(("/round.send", "/{taskId}/rounds")):

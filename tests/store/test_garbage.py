@@ -28,6 +28,7 @@ NAMING_COLUMNS = {
     ("harness_journals", "digest"): "a reference",
     ("blob_notes", "digest"): "the notes themselves",
     ("waits", "digest"): "no blob: of a request to wait",
+    ("rounds", "digest"): "no blob: of a request for a round",
     ("runs", "definition_digest"): "no blob: of the run's definition",
     ("run_graphs", "digest"): "no blob: of a graph's definition",
     ("permissions", "asked_digest"): "no blob: of a question",

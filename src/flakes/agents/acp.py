@@ -213,7 +213,9 @@ class AcpDriver:
             servers.append(schema.HttpMcpServer(type="http", name="flakes", url=job.tools.url, headers=[header]))
         elif job.tools is not None:
             await self._warn("the agent takes no tools over HTTP: it has the command `flakes` in its shell alone")
-        where = {"cwd": str(job.cwd), "mcp_servers": servers}
+        where: dict[str, Any] = {"cwd": str(job.cwd), "mcp_servers": servers}
+        if self._agent.meta:
+            where["field_meta"] = dict(self._agent.meta)
         if job.session is not None and (found := await self._resume(job.session.value, where)) is not None:
             self._session, self._opened, self._said = job.session.value, found, True
             return

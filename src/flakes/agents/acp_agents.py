@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from flakes.agents.base import AgentError
 from flakes.agents.model_errors import model_error
@@ -31,6 +31,8 @@ class Known:
     sessions: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     """Switches off what it would ask the network for besides its model, and what needs a person."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What it is told of its own, beside the protocol, when a session begins or goes on."""
     asking: Mapping[str, str] = field(default_factory=dict)
     """Makes it ask before it changes something, where it would not by itself."""
     modes: Mapping[Literal["auto", "ask"], str] = field(default_factory=dict)
@@ -58,6 +60,8 @@ KNOWN: Final[Mapping[str, Known]] = {each.name: each for each in (
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
             "ENABLE_TOOL_SEARCH": "false", "IS_SANDBOX": "1", "NO_BROWSER": "1",
         },
+        # Else every turn is followed by a model call of its own, for what a person might say next.
+        meta={"claudeCode": {"options": {"promptSuggestions": False}}},
     ),
     Known(
         "codex-acp",

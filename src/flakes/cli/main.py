@@ -57,7 +57,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("config:config", "Print annotated configuration files."),
     "doctor": (
         "doctor:doctor",
-        "Check what Flakes needs on this machine. Exit 0 when nothing is wrong.",
+        "Check what Flakes needs on this machine. Exit 0 when nothing needed is missing.",
     ),
     "server": ("processes:server", "Run a control plane in the foreground."),
     "host": ("host:host", "Set this machine up as a host, run it, look at it."),

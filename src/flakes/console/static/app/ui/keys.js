@@ -8,6 +8,7 @@ export const helpOpen = signal(false);
 export const PLACES = [["r", "/runs", "runs"], ["i", "/inbox", "inbox"], ["p", "/projects", "projects"], ["h", "/hosts", "hosts"], ["s", "/sandboxes", "sandboxes"], ["d", "/docs", "documentation"], ["a", "/account", "account"], ["n", "/new", "new run"]];
 
 let pending = "";
+let forgetting = 0;
 
 export function listen() {
   document.addEventListener("keydown", (event) => {
@@ -23,7 +24,11 @@ export function listen() {
       if (found) { event.preventDefault(); navigate(found[1]); }
       return;
     }
-    if (event.key === "g") { pending = "g"; setTimeout(() => { pending = ""; }, 1_200); }
+    if (event.key === "g") {
+      pending = "g";
+      clearTimeout(forgetting);
+      forgetting = setTimeout(() => { pending = ""; }, 1_200);
+    }
     else if (event.key === "?") { helpOpen.value = true; event.preventDefault(); }
     else if (event.key === "/") {
       const search = /** @type {HTMLElement | null} */ (document.querySelector("main input[type=search]"));
