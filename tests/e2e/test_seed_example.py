@@ -62,7 +62,7 @@ $ flakes runs create --project alpha --key release-notes --name "Draft release n
 $ flakes runs create --project alpha --key release-notes --name "Draft release notes" --token {token}
 · CREATED  release-notes  run_...  no tasks  (open)
 $ flakes runs create --project alpha --key release-notes --name "Something else"  # exits 2
-! error: run 'release-notes' exists with another name, project, metadata or budget
+! error: run 'release-notes' exists with another name, project, metadata, budget or workspace
 ! fix: choose another run key, or send what created it
 $ flakes tasks save \
  --run release-notes \

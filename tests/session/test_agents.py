@@ -91,7 +91,7 @@ def test_a_task_for_an_agent_that_is_not_here_is_refused_at_once(stage: Stage) -
         assert not client.list_runs().runs
         (host,) = client.list_hosts().hosts
         pools = {pool.pool_key: pool for pool in client.host_pools(host.host_id).host_pools}
-    assert pools.keys() == {"local-command", "local-pi"}
+    assert pools.keys() == {"local-command", "local-harness", "local-pi"}
     assert "pi" in pools["local-pi"].capabilities
 
 
