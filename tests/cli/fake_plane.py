@@ -175,6 +175,7 @@ class FakePlane:
             ("GET", "/v1/runs"): self._list_runs,
             ("GET", "/v1/runs/{run}"): self._get_run,
             ("PUT", "/v1/runs/{run}"): self._put_run,
+            ("GET", "/v1/runs/{run}/metrics"): self._metrics,
             ("POST", "/v1/runs/{run}/graph"): self._graph,
             ("POST", "/v1/runs/{run}/retry"): self._get_run,
             ("POST", "/v1/runs/{run}/cancel"): self._cancel_run,
@@ -188,6 +189,7 @@ class FakePlane:
             ("GET", "/v1/tasks/{task}/outputs/{output}"): self._output,
             ("GET", "/v1/tasks/{task}/logs"): self._get_logs,
             ("GET", "/v1/hosts"): self._hosts,
+            ("POST", "/v1/hosts/setup"): self._no_hosts,
             ("GET", "/v1/hosts/{host}/pools"): self._pools,
             ("GET", "/v1/sandboxes"): self._sandboxes,
         }
@@ -378,6 +380,18 @@ class FakePlane:
             run["completedAt"] = now()
         self.emit("run.closed", run)
         return run
+
+    async def _metrics(self, request: Request) -> Any:
+        run, none = self._run(request), {"count": 0}
+        return {
+            "runId": run["runId"], "runKey": run["runKey"], "state": run["state"], "measuredAt": now(), "wallMs": 1.0,
+            "queue": none, "assignment": none, "run": none, "wait": none,
+            "success": {"tasks": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "live": 0}, "attempts": 0,
+            "retries": 0, "infrastructureLosses": 0, "offersNotTaken": 0, "declined": 0, "parallelism": {},
+        }  # fmt: skip
+
+    async def _no_hosts(self, _: Request) -> Any:
+        raise not_found("host")
 
     async def _list_tasks(self, request: Request) -> Any:
         return {"tasks": self._of(self._run(request))}

@@ -37,10 +37,11 @@ def test_both_take_the_same(words: tuple[str, ...]) -> None:
         for parameter in command.params
         if isinstance(parameter, click.Option)
         for name in parameter.opts
+        if name.startswith("--")
     }
     assert options == COMMANDS[words].options
     counts = [p.nargs for p in command.params if isinstance(p, click.Argument)]
-    assert counts == ([-1] if COMMANDS[words].paths else [1] if COMMANDS[words].words else [])
+    assert counts == ([-1] if COMMANDS[words].paths or "..." in COMMANDS[words].words else [1] if COMMANDS[words].words else [])
 
 
 @pytest.mark.parametrize("words", INSIDE_ONLY, ids=" ".join)

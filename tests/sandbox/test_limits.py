@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,10 +122,11 @@ def test_groups_of_a_killed_daemon_are_removed_by_its_successor(own: Start) -> N
 @needs_bubblewrap
 @needs_groups
 def test_a_command_that_cannot_enter_its_groups_is_never_run(own: Start, tmp_path: Path) -> None:
-    plane, _ = own(isolation={"kind": "bubblewrap", "memoryMb": 64}, sandboxId="sandbox_lost")
+    lost = f"sandbox_lost_{time.time_ns()}"
+    plane, _ = own(isolation={"kind": "bubblewrap", "memoryMb": 64}, sandboxId=lost)
     assert plane.run(shell("echo fine")).text == "fine"
-    eventually(lambda: len(groups("sandbox_lost")) == 1, "the spare ones alone")
-    groups("sandbox_lost")[0].rmdir()
+    eventually(lambda: len(groups(lost)) == 1, "the spare ones alone")
+    groups(lost)[0].rmdir()
     result = plane.run(shell("echo ran > ran; sleep 1"))
     assert (result.outcome, result.error.code) == (Outcome.LOST, "isolation_failed")
     assert not list(tmp_path.rglob("ran"))

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inbox": ("ask:inbox", "Inside a running task: print the messages that it has not read yet."),
     "groups": ("within:groups", "Inside a running task: open, close and cancel groups of its children."),
     "rounds": ("within:rounds", "Inside a running task: prompt live children, and take prompts as one."),
+    "workspace": ("within:workspace", "Inside a running task: store its files, and see or move what the run has selected."),
     "wait": (
         "within:wait",
         "Inside a running task: wait for a group, children, a time or a signal; exit 75 asks to be run again then.",

@@ -1,4 +1,4 @@
-"""Commands on children, groups, waits and rounds: inside a task only, made from the table of the in-task command."""
+"""Commands on children, groups, waits, rounds and files: inside a task only, made from the table of the in-task command."""
 
 from __future__ import annotations
 
@@ -40,6 +40,13 @@ _HELP: Final = {
     "--text": "Closing words.",
     "--failed": "The round did not come to what was asked.",
     "--task": "A live child, by key or id; this task when left out.",
+    "--message": "What the commit says.",
+    "--ref": "Another ref of the run than the one that is selected.",
+    "--expected": "The workspace that has to be selected still (default: what is now).",
+    "--mode": "replace_bounded_paths or fast_forward.",
+    "--base": "The workspace to compare with (default: where the task began).",
+    "--workspace": "The workspace to look at (default: the files as they are now).",
+    "--name-only": "Paths alone.",
     "--json": "One JSON document.",
 }
 
@@ -49,10 +56,11 @@ def within(*words: str) -> click.Command:
     command = COMMANDS[words]
     params: list[click.Parameter] = []
     if command.paths or command.words:
-        nargs = -1 if command.paths else 1
+        nargs = -1 if command.paths or "..." in command.words else 1
         params.append(click.Argument(["paths"], nargs=nargs, required=False, metavar=command.words or "NAME..."))
     for name, takes_value in command.options.items():
-        params.append(click.Option([name], is_flag=not takes_value, help=_HELP[name]))
+        names = [name, *(short for short, long in command.short.items() if long == name)]
+        params.append(click.Option(names, is_flag=not takes_value, help=_HELP[name]))
 
     def callback(paths: tuple[str, ...] | str | None = None, **given: Any) -> int:
         as_json = given.pop("json", False)
@@ -79,5 +87,9 @@ rounds = click.Group(
     commands=[
         within("rounds", word) for word in ("send", "finish", "next", "complete", "read", "list")
     ],
+)  # fmt: skip
+workspace = click.Group(
+    "workspace", help="Inside a running task: store its files, and see or move what the run has selected.",
+    commands=[within("workspace", word) for word in ("commit", "diff", "selected", "promote")],
 )  # fmt: skip
 wait = within("wait")
