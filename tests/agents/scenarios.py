@@ -256,7 +256,7 @@ def passing_500(s: Setting) -> None:
 
 def budget(s: Setting) -> None:
     """A budget that is reached stops the agent, and the owner is asked; a yes lets it go on, a no ends it."""
-    steps = [{"sh": "sleep 0.7; echo 1"}, {"sh": "sleep 0.7; echo 2"}, {"say": "all done"}]
+    steps = [{"sh": "sleep 1.5; echo 1"}, {"sh": "sleep 1.5; echo 2"}, {"say": "all done"}]
     s.plane.asked.clear()
     with s.answering(APPROVED):
         result, assignment = s.run(*steps, budget={"tokens": 200}, body=s.name())
@@ -302,6 +302,7 @@ def crash_and_resume(s: Setting) -> None:
     )  # fmt: skip
     eventually(lambda: living(word), "the command")
     eventually(lambda: _noted(s, word), "the agent to have written down its call", 30)
+    eventually(lambda: s.entries(first, "session"), "the session to be told")
     s.daemon.kill()
     s.daemon.start()
     assert s.end(first).outcome is Outcome.LOST
