@@ -19,18 +19,23 @@ EXAMPLE = [sys.executable, str(Path(__file__).with_name("example_agent.py"))]
 POSSIBLE = [scenario for scenario in SCENARIOS if scenario is not budget]
 
 
+def claude_agent_acp(model: ScriptedModel, directory: Path) -> Agent:
+    """Claude Code behind its bridge, with a model of the test's."""
+    config = {
+        "agent": {"command": installed.claude_agent_acp(), "configDir": str(directory / "nothing")},
+        "env": {
+            "ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "sk-ant-none-of-your-business",
+            "CLAUDE_CODE_MAX_RETRIES": "1",
+        },
+    }  # fmt: skip
+    return Agent("acp", config, "sonnet", costs=True, counts=False)
+
+
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     directory = tmp_path_factory.mktemp("acp")
     with ScriptedModel() as model:
-        config = {
-            "agent": {"command": installed.claude_agent_acp(), "configDir": str(directory / "nothing")},
-            "env": {
-                "ANTHROPIC_BASE_URL": model.url, "ANTHROPIC_API_KEY": "sk-ant-none-of-your-business",
-                "CLAUDE_CODE_MAX_RETRIES": "1",
-            },
-        }  # fmt: skip
-        yield from setting(Agent("acp", config, "sonnet", costs=True, counts=False), model, directory)
+        yield from setting(claude_agent_acp(model, directory), model, directory)
 
 
 @pytest.mark.parametrize("scenario", POSSIBLE, ids=lambda scenario: scenario.__name__)

@@ -16,6 +16,7 @@ import pytest
 
 from agents import installed, scenarios
 from agents.setting import Agent, Setting, setting
+from agents.test_acp import claude_agent_acp
 from agents.test_codex import CONFIG
 from agents.test_pi import config as pi_config
 from flakes.core.task import Outcome
@@ -58,6 +59,21 @@ def pi(model: ScriptedModel, directory: Path) -> Agent:
     other = {"other": {"type": "api_key", "key": CREDENTIAL}}
     (directory / "pi-config" / "auth.json").write_text(json.dumps(other))
     return Agent("pi", config, "scripted/one", costs=True)
+
+
+@pytest.mark.parametrize("scenario", [scenarios.task, scenarios.host_tool], ids=lambda scenario: scenario.__name__)
+def test_an_agent_with_acp_works_too(scenario: scenarios.Scenario, bridged: Setting) -> None:
+    scenario(bridged)
+
+
+@pytest.fixture(scope="module")
+def bridged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+    directory = tmp_path_factory.mktemp("bridged")
+    with ScriptedModel() as model:
+        agent = claude_agent_acp(model, directory)
+        allow = [model.url.removeprefix("http://")]
+        agent.config["isolation"] = {"kind": "bubblewrap", "networkAllow": allow}
+        yield from setting(agent, model, directory)
 
 
 @pytest.fixture(

@@ -139,6 +139,22 @@ def test_a_person_speaks_into_a_turn_with_the_command(stage: Stage, mode: str) -
     assert go.exists() is (mode == "steer"), "an interrupted turn is not waited for"
 
 
+def test_an_agent_that_waits_frees_its_slot_and_goes_on_with_its_own_session(stage: Stage) -> None:
+    nap = "flakes wait --operation-id nap --seconds 4 --hold 0; echo it said $?"
+    submit(stage, "napping", {"sh": nap}, {"say": "I wait"}, {"say": "I went on"}, permissionMode="auto")
+    with stage.client() as client:
+        task_id = client.task_id("napping/t")
+        until(lambda: client.get_task(task_id).status == "WAITING", PATIENCE_S, "the task to wait")
+        assert stage.wait("napping", PATIENCE_S).state == "SUCCEEDED", stage.logs()
+        assert client.result(task_id).text == "I went on"
+        spoken = [each for each in client.transcript(task_id).entries if each.kind in ("session", "prompt")]
+    sessions = [each.data for each in spoken if each.kind == "session"]
+    assert [each["resumed"] for each in sessions] == [False, True]
+    assert len({each["value"] for each in sessions}) == 1
+    assert [each.data["source"] for each in spoken if each.kind == "prompt"] == ["brief", "resume"]
+    assert "it said 75" in stage.flakes("transcript", "napping/t").ok().out
+
+
 def test_release_notes(stage: Stage, model: ScriptedModel) -> None:
     """`examples/release-notes.md` as it is, in a repository with a history."""
     repository = stage.scratch / "repository"

@@ -11,41 +11,31 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from flakes.agents.base import (
     AgentError,
     AgentEvent,
-    Capabilities,
-    Check,
     Exit,
     Host,
-    Installation,
     Job,
     Output,
-    Process,
     SessionRef,
     TurnResult,
 )
+from flakes.agents.one_turn import OneTurn
 
 EXIT_RETRYABLE: Final = 75
 TAIL_BYTES_MAX: Final = 4096
 _FIELDS: Final = {"shell", "argv", "env"}
 
 
-class CommandDriver:
+class CommandDriver(OneTurn):
     """Runs the task's command and waits for it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._argv: list[str] = []
-        self._process: Process | None = None
-        self._interrupted = False
-
-    def capabilities(self) -> Capabilities:
-        return Capabilities(inbox=True)
-
-    async def check(self, installation: Installation) -> Check:
-        return Check(usable=True)
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:
         self._argv = argv_of(job.input)
@@ -69,19 +59,6 @@ class CommandDriver:
         error = error_of(ended, self._argv)
         status = "failed" if error else "completed"
         return TurnResult(status, text=closing, error=error, exit_code=ended.code)
-
-    async def steer(
-        self, text: str, op_id: str
-    ) -> Literal["injected", "queued", "idle", "unsupported"]:
-        return "unsupported"
-
-    async def interrupt(self) -> None:
-        self._interrupted = True
-        if self._process is not None:
-            await self._process.terminate(5.0)
-
-    async def close(self, grace_s: float) -> None:
-        return
 
     async def _pass_on(self, channel: str, output: Output, tail: bytearray | None) -> None:
         while chunk := await output.read():

@@ -13,22 +13,20 @@ import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from flakes.agents.base import (
     AgentError,
     AgentEvent,
-    Capabilities,
-    Check,
     Exit,
     Host,
-    Installation,
     Job,
     Process,
     SessionRef,
     TurnResult,
 )
 from flakes.agents.command import EXIT_RETRYABLE
+from flakes.agents.one_turn import OneTurn
 
 WORKER: Final = Path(__file__).parents[1] / "harness" / "worker.py"
 TEXT_LENGTH_MAX: Final = 4_000
@@ -39,19 +37,12 @@ LIMITS: Final = {
 _FIELDS: Final = {"source", "harnessFile", "files", "args", "defaults", "limits", "env"}
 
 
-class HarnessDriver:
+class HarnessDriver(OneTurn):
     """Runs the task's module until it ends, or has to wait."""
 
     def __init__(self) -> None:
-        self._process: Process | None = None
-        self._interrupted = False
+        super().__init__()
         self._end: dict[str, Any] | None = None
-
-    def capabilities(self) -> Capabilities:
-        return Capabilities(inbox=True)
-
-    async def check(self, installation: Installation) -> Check:
-        return Check(usable=True)
 
     async def open(self, job: Job, host: Host) -> SessionRef | None:
         unknown = sorted(set(job.input) - _FIELDS)
@@ -80,19 +71,6 @@ class HarnessDriver:
         if self._interrupted:
             return TurnResult("interrupted", exit_code=ended.code)
         return self._result(ended)
-
-    async def steer(
-        self, text: str, op_id: str
-    ) -> Literal["injected", "queued", "idle", "unsupported"]:
-        return "unsupported"
-
-    async def interrupt(self) -> None:
-        self._interrupted = True
-        if self._process is not None:
-            await self._process.terminate(5.0)
-
-    async def close(self, grace_s: float) -> None:
-        return
 
     async def _listen(self, process: Process) -> None:
         async for line in process.stdout.lines():

@@ -76,6 +76,11 @@ class Output:
         for row in aligned(rows, header):
             self.line(*row)
 
+    def more(self, cursor: str | None) -> None:
+        """How to get the next page, if there is one."""
+        if cursor:
+            self.talk(dim(f"more: --cursor {cursor}"))
+
     def error(self, error: ApiError) -> None:
         """A refusal, on stderr."""
         if self.as_json:

@@ -14,6 +14,13 @@ OUTER: Final = "around the whole sandbox, by its provider"
 BY_HAND: Final = "whatever `flakes sandbox` was started in"
 
 
+TRIAL: Final = (
+    "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
+    "--die-with-parent", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "true",
+)  # fmt: skip
+"""What bubblewrap is asked for to see whether this machine lets it isolate anything."""
+
+
 def label(provider: str | None) -> str:
     """The isolation that a provider gives; None is a sandbox that somebody started by hand."""
     return BY_HAND if provider is None else BY_PROVIDER.get(provider, "not known to this version")

@@ -320,29 +320,9 @@ def executable(name: str) -> str:
 
 def trial(program: str) -> str:
     """Try it out; why it does not work, or nothing."""
-    argv = [
-        program,
-        "--unshare-user",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-ipc",
-        "--unshare-uts",
-    ]
-    argv += [
-        "--die-with-parent",
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--",
-        "true",
-    ]
     try:
         ran = subprocess.run(
-            argv,
+            [program, *labels.TRIAL],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -196,8 +196,7 @@ async def list_(
         ],
         ["ARTIFACT", "KIND", "SIZE", "CREATED", "NAME"],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @artifacts.command()

@@ -46,8 +46,7 @@ async def list_(client: Client, output: Output, limit: int | None, cursor: str |
             f"{host.platform or '-'}/{host.arch or '-'}", ago(host.last_seen_at), offered or "-",
         ])  # fmt: skip
     output.table(rows, ["STATUS", "NAME", "ID", "PLATFORM", "SEEN", "POOLS"])
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Show what would happen, and do nothing.")
@@ -171,8 +170,7 @@ async def bindings(
         ],
         ["STATUS", "PROJECT", "POOLS", "DIRECTORY", ""],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 def _show(output: Output, host: Host) -> None:

@@ -52,8 +52,7 @@ async def list_(
         ],
         ["STATUS", "ID", "TASK", "ASKED", "PROMPT", ""],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @permissions.command()

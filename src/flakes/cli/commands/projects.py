@@ -45,8 +45,7 @@ async def list_(client: Client, output: Output, limit: int | None, cursor: str |
         ],
         ["STATUS", "KEY", "CREATED", "NAME"],
     )
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @projects.command()

@@ -63,8 +63,7 @@ async def list_(
         ],
         ["STATE", "KEY", "PROJECT", "TASKS", "CREATED", "NAME"],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @runs.command()
@@ -145,8 +144,7 @@ async def reservations(
          for each in page.reservations],
         ["PATH", "KIND", "TASK", "SINCE", "REASON"],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @runs.command()

@@ -42,8 +42,7 @@ async def list_(client: Client, output: Output, limit: int | None, cursor: str |
         ],
         ["STATUS", "LINK", "NAME", "ID", "BUSY", "ADAPTERS", "SEEN", ""],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 reason_option = click.option("--reason", help="Why; shown with the sandbox.")

@@ -68,8 +68,7 @@ async def list_(
         output.data(page)
         return
     show_tasks(output, page.tasks)
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @tasks.command()
@@ -311,8 +310,7 @@ async def outputs(
         ],
         ["TASK", "OUTPUT", "KIND", "BYTES", "DIGEST"],
     )
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @tasks.command()
@@ -361,8 +359,7 @@ async def messages(
         ],
         ["STATE", "MODE", "SENT", "MESSAGE", ""],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @tasks.command()
@@ -406,8 +403,7 @@ async def children(
         ],
         ["STATE", "TASK", "TITLE", "ID"],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @tasks.command()
@@ -433,8 +429,7 @@ async def rounds(
         ],
         ["STATE", "ROUND", "PROMPT", "SENT"],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @tasks.command()
@@ -459,8 +454,7 @@ async def waits(
         ],
         ["STATE", "KIND", "FOR", "VERDICT", "SINCE"],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @tasks.command()

@@ -70,8 +70,7 @@ async def versions(
         ],
         ["VERSION", "SAVED", "SIZE", "BY"],
     )  # fmt: skip
-    if page.next_cursor:
-        output.talk(dim(f"more: --cursor {page.next_cursor}"))
+    output.more(page.next_cursor)
 
 
 @workpad.command()

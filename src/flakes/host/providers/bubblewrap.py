@@ -102,29 +102,10 @@ async def _trial(program: str) -> str:
         return (
             f"`{program}` is not on this machine; on Debian and Ubuntu: apt-get install bubblewrap"
         )
-    argv = [
-        found,
-        "--unshare-user",
-        "--unshare-pid",
-        "--unshare-net",
-        "--unshare-ipc",
-        "--unshare-uts",
-    ]
-    argv += [
-        "--die-with-parent",
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--",
-        "true",
-    ]
     try:
         process = await asyncio.create_subprocess_exec(
-            *argv,
+            found,
+            *labels.TRIAL,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
