@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flakes.cli import sign_ins, target
-from flakes.cli.output import Output, Part, Span, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.wire.errors import ApiError
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from flakes.cli.output import Output, dim
+from flakes.cli.output import Output
 from flakes.cli.render import outcome
+from flakes.cli.render.parts import dim
 from flakes.wire.errors import ApiError
 from flakes.wire.runs import Run
 from flakes.wire.tasks import LogEntry, Task, TaskResult

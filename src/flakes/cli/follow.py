@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flakes.cli.board import Board, Change
-from flakes.cli.output import Output, Part, Span, bold, is_terminal
+from flakes.cli.output import Output, is_terminal
 from flakes.cli.render import state as states
+from flakes.cli.render.parts import Part, Span, bold
 from flakes.cli.render.text import clock, one_line
 from flakes.wire.errors import ApiError
 from flakes.wire.runs import Run

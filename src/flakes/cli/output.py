@@ -9,34 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from typing import IO, Any
 
 import click
 
+from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.cli.render.text import clean
 from flakes.wire.errors import ApiError
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Text with a colour (a name that click knows) and weight."""
-
-    text: str
-    colour: str | None = None
-    bold: bool = False
-    dim: bool = False
-
-
-Part = str | Span
-
-
-def bold(text: str) -> Span:
-    return Span(text, bold=True)
-
-
-def dim(text: str) -> Span:
-    return Span(text, dim=True)
 
 
 class Output:

@@ -40,8 +40,9 @@ from flakes.server.api import (
     workspaces,
 )
 from flakes.server.auth import account, browser, device, device_page, keys, oidc, password_sign_in
+from flakes.server.handling import asgi, refusal
 from flakes.server.plane import Plane
-from flakes.server.routing import Endpoint, asgi, refusal
+from flakes.server.routing import Endpoint
 from flakes.server.streams import hosts as host_stream
 from flakes.server.streams import sandboxes as sandbox_stream
 from flakes.store.database import UNAVAILABLE

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from flakes.console.assets import BASE, Asset, load
-from flakes.server.routing import refusal
+from flakes.server.handling import refusal
 from flakes.wire.errors import ApiError
 
 POLICY: Final = "; ".join([

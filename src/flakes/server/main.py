@@ -198,7 +198,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._plane.hub.close_all()
         self._plane.subscriptions.close()
-        self._plane.answers.close()
         self._plane.held.close()
         self._plane.log_readers.close()
         await super().shutdown(sockets)

@@ -9,8 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from flakes import __version__
-from flakes.server.auth.credentials import SAFE
-from flakes.server.routing import Endpoint
+from flakes.server.routing import SAFE, Endpoint
 from flakes.wire.auth import CSRF_COOKIE, CSRF_HEADER, SESSION_COOKIE
 from flakes.wire.errors import CODES
 

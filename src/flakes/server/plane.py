@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from flakes.server.answers import Answers
 from flakes.server.auth.live import LiveStreams
 from flakes.server.auth.mail import Mailer
 from flakes.server.auth.passwords import Hashing
@@ -82,7 +81,6 @@ class Plane:
         self.log_lines = BatchWriter("logs", self._append_logs, batch_max=500)
         self.transcripts = BatchWriter("transcripts", self._append_transcripts, batch_max=100)
         self.inputs = BatchWriter("inputs", self._report_inputs, batch_max=500)
-        self.answers = Answers()
         self.held = Held()
         self.leading = False
         self.live = LiveStreams()
@@ -179,7 +177,7 @@ class Plane:
 
     def answered(self, permission_id: str) -> None:
         """A permission request is decided, and that is committed."""
-        self.answers.publish(permission_id)
+        self.held.publish(permission_id)
         self.replicas.tell(about(ANSWERED, permission_id))
 
     async def after(self, act: Callable[[], object]) -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flakes.cli.options import asks, page_options, remote_options
-from flakes.cli.output import Output, bold, dim, is_terminal
+from flakes.cli.output import Output, is_terminal
+from flakes.cli.render.parts import bold, dim
 from flakes.cli.render.text import ago, clean, one_line, shortened, size
 from flakes.cli.render.transfer import TransferLine
 

@@ -9,7 +9,8 @@ import click
 
 from flakes.cli import device_login, sign_ins, target
 from flakes.cli.options import json_option, remote_options
-from flakes.cli.output import Output, Part, Span, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.wire.errors import EXIT_DONE, EXIT_NOT_SIGNED_IN, ApiError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flakes.cli.options import asks, page_options, remote_options
-from flakes.cli.output import Part, bold, dim
+from flakes.cli.render.parts import Part, bold, dim
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flakes.cli.options import asks, remote_options
-from flakes.cli.output import dim
+from flakes.cli.render.parts import dim
 from flakes.session.setup import console_link
 
 if TYPE_CHECKING:

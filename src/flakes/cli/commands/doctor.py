@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flakes.cli.options import json_option
-from flakes.cli.output import Output, Span, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Span, bold, dim
 from flakes.cli.render.text import size
 from flakes.session import processes, record
 from flakes.session.layout import Layout, data_dir, layout

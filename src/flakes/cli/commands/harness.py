@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flakes.cli.options import json_option
-from flakes.cli.output import Output, Span, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Span, bold, dim
 from flakes.wire.errors import EXIT_INTERNAL, ApiError
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import click
 
 from flakes.cli.commands.processes import config_option
 from flakes.cli.options import json_option, remote_options
-from flakes.cli.output import Output, Part, Span, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.cli.render.state import colour
 from flakes.cli.target import Choice, choice, client, resolve
 from flakes.wire.errors import EXIT_DONE, EXIT_USAGE, ApiError

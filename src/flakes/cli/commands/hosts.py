@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flakes.cli.options import asks, page_options, remote_options
-from flakes.cli.output import Output, Part, Span, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Part, Span, dim
 from flakes.cli.render.state import colour
 from flakes.cli.render.text import ago
 from flakes.wire.errors import EXIT_USAGE

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flakes.cli.options import asks, remote_options
-from flakes.cli.output import Output, Part, Span, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Part, Span, dim
 from flakes.cli.render.text import clock
 from flakes.wire.tasks import LogEntry
 

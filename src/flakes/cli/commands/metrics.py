@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from flakes.cli.options import asks, remote_options
-from flakes.cli.output import Output, Part, bold, dim
+from flakes.cli.output import Output
 from flakes.cli.render import state as states
+from flakes.cli.render.parts import Part, bold, dim
 from flakes.cli.render.text import duration
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flakes.cli.options import asks, page_options, remote_options
-from flakes.cli.output import Output, Span, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Span, bold, dim
 from flakes.cli.render.state import colour
 from flakes.cli.render.text import ago, one_line, shortened
 from flakes.wire.errors import ApiError, not_found

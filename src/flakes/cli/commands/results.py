@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flakes.cli.options import asks, remote_options
-from flakes.cli.output import Output, Part, Span, bold, dim, is_terminal
+from flakes.cli.output import Output, is_terminal
+from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.cli.render.text import count
 from flakes.wire.errors import EXIT_DONE, EXIT_USAGE, ApiError
 

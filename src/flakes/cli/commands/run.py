@@ -14,7 +14,7 @@ import click
 
 from flakes.cli import target
 from flakes.cli.options import json_option, key_of
-from flakes.cli.output import Output, bold, dim
+from flakes.cli.output import Output
 from flakes.cli.plan import (
     Plan,
     PlanError,
@@ -24,6 +24,7 @@ from flakes.cli.plan import (
     is_harness,
     looks_like_file,
 )
+from flakes.cli.render.parts import bold, dim
 from flakes.cli.render.text import count, size
 from flakes.session.layout import layout
 from flakes.wire.errors import (

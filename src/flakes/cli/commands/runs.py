@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from flakes.cli.options import asks, key_of, page_options, remote_options
-from flakes.cli.output import Output, bold, dim
+from flakes.cli.output import Output
 from flakes.cli.render import state as states
+from flakes.cli.render.parts import bold, dim
 from flakes.cli.render.text import ago, one_line, shortened, size
 from flakes.core.run import RunState
 from flakes.wire.errors import EXIT_DONE, EXIT_UNSUCCESSFUL

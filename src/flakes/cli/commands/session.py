@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from flakes.cli.options import json_option
-from flakes.cli.output import Output, Part, Span, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.cli.render.text import duration, shortened
 from flakes.session.layout import Layout, layout
 from flakes.session.record import Record

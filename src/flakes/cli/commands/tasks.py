@@ -13,8 +13,9 @@ from flakes.cli.commands.files import files
 from flakes.cli.commands.within import within
 from flakes.cli.commands.workpads import workpad
 from flakes.cli.options import asks, key_of, page_options, remote_options
-from flakes.cli.output import Output, Span, bold, dim, is_terminal
+from flakes.cli.output import Output, is_terminal
 from flakes.cli.render import state as states
+from flakes.cli.render.parts import Span, bold, dim
 from flakes.cli.render.text import clean, moment, one_line, shortened
 from flakes.core import limits
 from flakes.core.graph import DependencyFailurePolicy

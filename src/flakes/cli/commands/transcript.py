@@ -11,7 +11,8 @@ import click
 
 from flakes.cli.commands.logs import PATIENCE_S
 from flakes.cli.options import asks, remote_options
-from flakes.cli.output import Output, Span, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import Span, bold, dim
 from flakes.cli.render.text import one_line, shortened
 from flakes.wire.transcripts import TranscriptEntry
 

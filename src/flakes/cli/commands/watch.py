@@ -8,7 +8,8 @@ import click
 
 from flakes.cli import target
 from flakes.cli.options import remote_options
-from flakes.cli.output import Output, bold, dim
+from flakes.cli.output import Output
+from flakes.cli.render.parts import bold, dim
 from flakes.wire.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_UNSUCCESSFUL
 
 

@@ -10,7 +10,8 @@ import click
 
 from flakes.cli.inside import in_task
 from flakes.cli.options import asks, json_option, page_options, remote_options
-from flakes.cli.output import Output, bold, dim, is_terminal
+from flakes.cli.output import Output, is_terminal
+from flakes.cli.render.parts import bold, dim
 from flakes.cli.render.text import clean, moment, size
 from flakes.wire.errors import ApiError
 

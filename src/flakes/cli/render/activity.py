@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from flakes.cli.output import Output, Part, Span, dim
+from flakes.cli.output import Output
 from flakes.cli.render import state as states
+from flakes.cli.render.parts import Part, Span, dim
 from flakes.cli.render.text import moment, one_line, shortened
 from flakes.wire.events import Event
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from flakes.cli.output import Output, Part, Span, bold, dim
+from flakes.cli.output import Output
 from flakes.cli.render import state as states
+from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.cli.render.text import (
     ago,
     count,

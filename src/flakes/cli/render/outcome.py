@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from flakes.cli.output import Output, Part, Span, bold, dim
+from flakes.cli.output import Output
 from flakes.cli.render import state as states
+from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.cli.render.text import count, duration, excerpt, one_line, size
 from flakes.core.run import RunState
 from flakes.wire.runs import Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from flakes.cli.output import Span
+from flakes.cli.render.parts import Span
 
 _LOOKS: dict[str, tuple[str, str, str | None]] = {
     "SUCCEEDED": ("✔", "+", "green"),

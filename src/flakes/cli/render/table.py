@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from flakes.cli.output import Part, Span
+from flakes.cli.render.parts import Part, Span
 from flakes.cli.render.text import one_line
 
 GAP = "  "

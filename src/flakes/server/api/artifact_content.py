@@ -20,8 +20,9 @@ from flakes.core import limits
 from flakes.server import byte_ranges
 from flakes.server.api.sandbox_scope import refused
 from flakes.server.byte_ranges import Part
+from flakes.server.handling import refusal
 from flakes.server.plane import Plane
-from flakes.server.routing import Answer, Call, Endpoint, refusal
+from flakes.server.routing import Answer, Call, Endpoint
 from flakes.store import artifacts, garbage
 from flakes.store.artifacts import Pending
 from flakes.store.blobs import BlobError

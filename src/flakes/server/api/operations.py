@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from flakes.server.handling import refusal
 from flakes.server.operations.act import Act, Handler, perform
 from flakes.server.operations.table import HANDLERS
-from flakes.server.routing import Call, Endpoint, refusal
+from flakes.server.routing import Call, Endpoint
 from flakes.wire.errors import ApiError
 from flakes.wire.operations import OPERATIONS, Operation
 

@@ -9,7 +9,8 @@ import msgspec
 from starlette.responses import Response
 
 from flakes.core import limits
-from flakes.server.routing import Call, Endpoint, Page, PageLength, bounded, refusal
+from flakes.server.handling import refusal
+from flakes.server.routing import Call, Endpoint, Page, PageLength, bounded
 from flakes.store import permissions
 from flakes.wire.codec import Issue
 from flakes.wire.errors import ApiError

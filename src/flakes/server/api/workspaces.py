@@ -15,8 +15,9 @@ from starlette.responses import Response, StreamingResponse
 from flakes.core import limits
 from flakes.server import byte_ranges
 from flakes.server.api.sandbox_scope import refused
+from flakes.server.handling import refusal
 from flakes.server.plane import Plane
-from flakes.server.routing import Answer, Call, Endpoint, PageLength, bounded, refusal
+from flakes.server.routing import Answer, Call, Endpoint, PageLength, bounded
 from flakes.store import garbage, merging, promotions, runs, workspaces
 from flakes.store.blobs import BlobError
 from flakes.store.ledger import Ledger

@@ -12,21 +12,18 @@ What a credential may do follows from the route: `read` for GET and HEAD, `write
 from __future__ import annotations
 
 import hmac
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from starlette.requests import Request
 
 from flakes.server.auth import cookies
 from flakes.server.auth.cookies import csrf_of
+from flakes.server.plane import Plane
+from flakes.server.routing import SAFE, Endpoint
 from flakes.store.accounts import Identity
 from flakes.wire.auth import CSRF_COOKIE, CSRF_HEADER, SESSION_COOKIE, Scope
 from flakes.wire.errors import ApiError
 
-if TYPE_CHECKING:
-    from flakes.server.plane import Plane
-    from flakes.server.routing import Endpoint
-
-SAFE: Final = ("GET", "HEAD", "OPTIONS")
 RANKS: Final[dict[Scope, int]] = {"read": 0, "write": 1, "admin": 2}
 
 NOBODY: Final = Identity("none", "", "", "")

@@ -51,7 +51,6 @@ class Listening:
         plane.changed.set()
         plane.schedule.set()
         plane.merge.set()
-        plane.answers.publish_all()
         plane.held.publish_all()
         plane.log_readers.publish_all()
 
@@ -70,7 +69,5 @@ class Listening:
                 plane.merge.set()
             elif what == LOGS:
                 plane.log_readers.publish([subject_id])
-            elif what == ANSWERED:
-                plane.answers.publish(subject_id)
-            elif what == SETTLED:
+            elif what in (ANSWERED, SETTLED):
                 plane.held.publish(subject_id)

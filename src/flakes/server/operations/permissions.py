@@ -20,8 +20,13 @@ async def status(act: Act) -> Permission:
         found = await permissions.status(conn, act.assignment_id, act.body.permission_request_id)
     if found.status != "pending" or not act.body.wait_s:
         return found
-    return await act.plane.answers.wait(
-        act.plane, act.assignment_id, act.body.permission_request_id, act.body.wait_s
+
+    async def look() -> Permission:
+        async with act.plane.database.connection() as conn:
+            return await permissions.status(conn, act.assignment_id, found.permission_request_id)
+
+    return await act.plane.held.until(
+        found.permission_request_id, look, lambda now: now.status != "pending", act.body.wait_s
     )
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from flakes.core import limits
 from flakes.server.operations.act import Act, Handler
+from flakes.server.operations.waits import hold
 from flakes.store import rounds, spawning, waits
 from flakes.store.database import Connection
 from flakes.store.fences import Holder
@@ -36,7 +37,7 @@ async def next_(act: Act) -> RoundGiven:
     given, wait_id = await _look(act, yields=body.yields and not body.hold_s)
     if wait_id is None or not body.hold_s:
         return given
-    await act.plane.held.hold(act.plane, wait_id, body.hold_s)
+    await hold(act, wait_id, body.hold_s)
     return (await _look(act, yields=body.yields))[0]
 
 

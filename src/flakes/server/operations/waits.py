@@ -21,9 +21,19 @@ async def wait(act: Act) -> Wait:
     act.plane.joined(ledger)
     if found.state != "pending" or not body.hold_s:
         return found
-    await act.plane.held.hold(act.plane, found.wait_id, body.hold_s)
+    await hold(act, found.wait_id, body.hold_s)
     async with act.locked() as (conn, holder, ledger):
         return await waits.ask(conn, ledger, holder, body, yields=body.yields)
+
+
+async def hold(act: Act, wait_id: str, hold_s: float) -> None:
+    """Until the wait is over, at most `hold_s`."""
+
+    async def look() -> Wait:
+        async with act.plane.database.connection() as conn:
+            return await waits.get(conn, wait_id)
+
+    await act.plane.held.until(wait_id, look, lambda found: found.state != "pending", hold_s)
 
 
 async def send(act: Act) -> Signal:
