@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from flakes.host import processes
+from flakes import processes
 from host.control_plane import HOST_ID, TOKEN
 
 PATIENCE_S = 40.0

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 import flakes
-from flakes.host import processes
+from flakes import processes
 from flakes.host.instances import to_toml
 from flakes.host.providers.base import Handle, LaunchSpec, Provider
 from flakes.host.providers.bubblewrap import BubblewrapProvider

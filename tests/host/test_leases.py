@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from flakes.host import processes
+from flakes import processes
 from flakes.wire.host_stream import Heartbeat, Hello, InstanceExited, LeaseResult
 from host.control_plane import ControlPlane, launch, sandbox_id, states, stop
 from host.machine import Machine, wait

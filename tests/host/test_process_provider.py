@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flakes.host import processes
+from flakes import processes
 from flakes.host.providers.base import LaunchError, LaunchSpec
 from flakes.host.providers.process import ProcessProvider
 from host.control_plane import sandbox_id

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flakes import processes
 from flakes.core.isolation import NONE
-from flakes.host import processes
 from flakes.host.providers import PROVIDERS
 from flakes.host.providers.base import Handle, LaunchError, LaunchSpec
 from host.machine import wait

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from flakes.host import processes
+from flakes import processes
 from flakes.wire.host_stream import Hello, InstanceExited, LeaseResult
 from host.control_plane import ControlPlane, launch, states, stop
 from host.machine import Machine, wait

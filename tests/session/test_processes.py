@@ -9,9 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from flakes.session import processes
+from flakes import processes as table
 from flakes.session.layout import Layout, data_dir, layout
-from flakes.session.processes import Identity, alive, identity_of, of_session, stop, wait_gone
+from flakes.session.processes import (
+    STOP_GRACE_S,
+    Identity,
+    alive,
+    identity_of,
+    of_session,
+    stop,
+    wait_gone,
+)
 from flakes.wire.errors import ApiError
 
 # Without spaces: `ps` shows a command line as one text.
@@ -36,7 +44,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("source", ["/proc", "ps"])
 def test_an_identity_is_a_pid_and_a_start(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     if source == "ps":
-        monkeypatch.setattr(processes, "_has_proc", lambda: False)
+        monkeypatch.setattr(table, "_has_proc", lambda: False)
     me = identity_of(os.getpid())
     assert me is not None
     assert alive(me)
@@ -56,7 +64,7 @@ def test_only_programs_of_ours_belong_to_a_session(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
 ) -> None:
     if source == "ps":
-        monkeypatch.setattr(processes, "_has_proc", lambda: False)
+        monkeypatch.setattr(table, "_has_proc", lambda: False)
     config = f"{tmp_path}/server.toml"
     ours = start(SLEEPER, "-m", "flakes.server", "--config", config)
     editor = subprocess.Popen(["sleep", "60", config], stderr=subprocess.DEVNULL)
@@ -74,7 +82,7 @@ def test_only_programs_of_ours_belong_to_a_session(
 def test_what_ignores_a_polite_end_is_killed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(processes.STOP_GRACE_S, "host", 0.2)
+    monkeypatch.setitem(STOP_GRACE_S, "host", 0.2)
     process = start(STUBBORN, "-m", "flakes.host", "run", "--config", f"{tmp_path}/host.toml")
     try:
         found = of_session(tmp_path)

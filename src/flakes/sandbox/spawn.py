@@ -46,7 +46,7 @@ class Supervisor:
     ) -> None:
         self._popen = popen
         self.pid = popen.pid
-        self.start_time = processes.start_time(popen.pid) or ""
+        self.start_time = processes.start_of(popen.pid) or ""
         self.orders = Feed()
         self.reports = Chunks()
         self.stdout = Chunks()

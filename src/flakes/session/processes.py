@@ -1,25 +1,23 @@
-"""Processes by identity: which are really there, and ending them for certain.
+"""Processes of a session: which are really there, and ending them for certain.
 
-A pid alone proves nothing, because pids are used again; an identity is the pid together with the moment
-it started. Linux tells through /proc, other systems through `ps`. A zombie counts as gone: it runs
-nothing and holds nothing.
+They are known by their identity, the pid together with the moment it started. A zombie counts as gone: it
+runs nothing and holds nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Final
 
+from flakes.processes import command_lines, is_alive, read
+from flakes.processes import send as send_to
+
 POLL_S: Final = 0.02
-_PROC: Final = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +39,13 @@ class Found:
 
 def identity_of(pid: int) -> Identity | None:
     """The identity of a living process, or None."""
-    start = _start_linux(pid) if _has_proc() else _start_ps(pid)
-    return None if start is None else Identity(pid, start)
+    found = read(pid)
+    return None if found is None or found.zombie else Identity(pid, found.start)
 
 
 def alive(identity: Identity) -> bool:
     """Whether this very process still runs."""
-    return identity_of(identity.pid) == identity
+    return is_alive(identity.pid, identity.start)
 
 
 def wait_gone(identities: Iterable[Identity], timeout_s: float) -> list[Identity]:
@@ -60,11 +58,9 @@ def wait_gone(identities: Iterable[Identity], timeout_s: float) -> list[Identity
     return left
 
 
-def send(identity: Identity, number: int) -> None:
+def send(identity: Identity, number: signal.Signals) -> None:
     """Signal this very process; nothing happens when it is gone or not ours."""
-    if alive(identity):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(identity.pid, number)
+    send_to(identity.pid, identity.start, number)
 
 
 def of_session(root: Path, exclude: Collection[int] = ()) -> list[Found]:
@@ -76,7 +72,7 @@ def of_session(root: Path, exclude: Collection[int] = ()) -> list[Found]:
     found: list[Found] = []
     prefix = f"{root}{os.sep}"
     mine = {os.getpid(), *exclude}
-    for pid, argv in _command_lines():
+    for pid, argv in command_lines():
         # Compared as text, because `ps` does not tell where an argument with spaces ends.
         command = " ".join(argv)
         if pid in mine or not (f" {prefix}" in command or f" {root} " in f"{command} "):
@@ -139,53 +135,3 @@ _MODULES: Final = {
     "flakes.sandbox": "sandbox",
 }
 _COMMANDS: Final = {"server": "server", "host": "host", "sandbox": "sandbox"}
-
-
-@cache
-def _has_proc() -> bool:
-    return (_PROC / "self" / "stat").exists()
-
-
-@cache
-def _boot() -> str:
-    try:
-        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()[:8]
-    except OSError:
-        return ""
-
-
-def _start_linux(pid: int) -> str | None:
-    try:
-        stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:
-        return None
-    # The command name stands in parentheses and may hold anything; fields count from after it.
-    fields = stat[stat.rindex(")") + 2 :].split()
-    state, start_ticks = fields[0], fields[19]
-    return None if state in "ZX" else f"{_boot()}:{start_ticks}"
-
-
-def _start_ps(pid: int) -> str | None:
-    answer = _ps("-o", "stat=,lstart=", "-p", str(pid)).strip()
-    state, _, start = answer.partition(" ")
-    return None if not start or state.startswith("Z") else start.strip()
-
-
-def _command_lines() -> Iterable[tuple[int, list[str]]]:
-    if not _has_proc():
-        for line in _ps("-axww", "-o", "pid=,command=").splitlines():
-            pid, _, command = line.strip().partition(" ")
-            if command:
-                yield int(pid), command.split()
-        return
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                raw = (entry / "cmdline").read_bytes().rstrip(b"\0")
-                if raw:
-                    yield int(entry.name), os.fsdecode(raw).split("\0")
-
-
-def _ps(*arguments: str) -> str:
-    answer = subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False)
-    return answer.stdout

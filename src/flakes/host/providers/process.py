@@ -25,10 +25,10 @@ from pathlib import Path
 
 import structlog
 
+from flakes import processes
 from flakes.core import isolation as labels
-from flakes.host import processes
-from flakes.host.processes import Process
 from flakes.host.providers.base import Handle, LaunchError, LaunchSpec, refuse_fields
+from flakes.processes import Process
 from flakes.wire.config import PoolConfig, SandboxConfig
 
 MARK = "FLAKES_SANDBOX_ID"

@@ -4,8 +4,8 @@ A pid alone names nobody, because pids are used again. A process is named by its
 started, here called its *start*: an opaque string that no other process with that pid ever has, also
 not after a reboot. No clock is involved.
 
-Linux is read from /proc. Elsewhere `ps` answers the same questions, less one: environments and working
-directories of others stay unknown.
+Linux is read from /proc. Elsewhere `ps` answers the same questions, less one: working directories of others
+stay unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import signal
 import struct
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,11 +69,38 @@ def read(pid: int) -> Process | None:
 
 def table() -> dict[int, Process]:
     """Every process of this machine by pid, zombies left out."""
-    if _has_proc():
-        rows = (read(int(name)) for name in os.listdir(_PROC) if name.isdigit())  # noqa: PTH208
-    else:
-        rows = iter(_ps())
+    rows = map(read, pids()) if _has_proc() else iter(_ps())
     return {row.pid: row for row in rows if row and not row.zombie}
+
+
+def pids() -> list[int]:
+    """Who is there, zombies too."""
+    if _has_proc():
+        return [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208
+    return [row.pid for row in _ps()]
+
+
+def command_lines() -> Iterator[tuple[int, list[str]]]:
+    """Pid and command line of every process that has one. `ps` tears arguments at their spaces."""
+    if not _has_proc():
+        for line in _ask_ps("-A", "-ww", "-o", "pid=,command="):
+            pid, _, command = line.strip().partition(" ")
+            if command:
+                yield int(pid), command.split()
+        return
+    for pid in pids():
+        words = b"\0".join(arguments(pid)).rstrip(b"\0")
+        if words:
+            yield pid, os.fsdecode(words).split("\0")
+
+
+def carrying(pairs: Iterable[str]) -> list[int]:
+    """The pids of the processes that were started with one of these `NAME=value` in their environment."""
+    wanted = [pair.encode() for pair in pairs]
+    if _has_proc():
+        return [pid for pid in pids() if _carries(environment(pid), wanted)]
+    lines = _ask_ps("-E", "-A", "-ww", "-o", "pid=,command=")
+    return [int(line.split(None, 1)[0]) for line in lines if _carries(line.encode().split(), wanted)]
 
 
 def is_alive(pid: int, start: str) -> bool:
@@ -230,16 +257,8 @@ def _ps(pid: int | None = None) -> list[Process]:
     """The same from ps(1). `lstart` has a resolution of a second; so has its protection."""
     which = ["-p", str(pid)] if pid is not None else ["-A"]
     columns = "pid=,ppid=,pgid=,stat=,tty=,lstart="
-    answer = subprocess.run(
-        ["ps", *which, "-ww", "-o", columns],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"LC_ALL": "C", "TZ": "UTC"},
-        check=False,
-    )
     rows: list[Process] = []
-    for line in answer.stdout.splitlines():
+    for line in _ask_ps(*which, "-ww", "-o", columns):
         fields = line.split(None, 5)
         if len(fields) == 6:
             rows.append(
@@ -254,3 +273,19 @@ def _ps(pid: int | None = None) -> list[Process]:
                 )
             )
     return rows
+
+
+def _carries(environment: list[bytes], wanted: list[bytes]) -> bool:
+    return any(pair in environment for pair in wanted)
+
+
+def _ask_ps(*arguments: str) -> list[str]:
+    answer = subprocess.run(
+        ["ps", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LC_ALL": "C", "TZ": "UTC"},
+        check=False,
+    )
+    return answer.stdout.splitlines()
