@@ -99,7 +99,7 @@ class Operation:
     it may be held for a while, and changes nothing. `once`: it is not idempotent by itself, so the sandbox
     sends it under an `Idempotency-Key`, the same one until it has its answer. `pieces`: it carries a piece of
     content, is idempotent by its offset, and takes no key. `inner`: it is the sandbox's own, and no task is
-    offered it.
+    offered it. `program`: it is for programs that use the task's socket, and of no use to an agent.
     """
 
     request: type[Any]
@@ -113,6 +113,12 @@ class Operation:
     once: bool = False
     pieces: bool = False
     inner: bool = False
+    program: bool = False
+
+    @property
+    def tool(self) -> bool:
+        """Whether an agent is offered it over MCP."""
+        return not (self.inner or self.program)
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
@@ -249,11 +255,12 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "run.tasks": Operation(TasksRead, Tasks, "List the tasks of the run.", words=("tasks", "list")),
     "journal.read": Operation(
         JournalRead, JournalEntries, "Read the task's own journal.", errors=("storage_full",), pieces=True,
+        program=True,
     ),
     "journal.append": Operation(
         JournalAppend, JournalLength, "Add entries to the task's own journal.",
         errors=("journal_conflict", "limit_exceeded", "storage_full"),
-        body_max_bytes=limits.JOURNAL_APPEND_BYTES_MAX, pieces=True,
+        body_max_bytes=limits.JOURNAL_APPEND_BYTES_MAX, pieces=True, program=True,
     ),
     "workspace.selected": Operation(
         WorkspaceSelect, WorkspaceSelected, "Say which files the run has selected.",

@@ -14,8 +14,10 @@ import hmac
 import json
 import secrets
 import socket
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -36,6 +38,7 @@ VERSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 HEAD_BYTES_MAX: Final = 32 * KIB
 HEAD_PATIENCE_S: Final = 60.0
 CONNECTIONS_MAX: Final = 512
+"""At once on one socket: a task with a loopback of its own takes none from others."""
 
 Perform = Callable[[str, bytes], Awaitable[tuple[int, bytes]]]
 """Does an operation of one task: its name and body; status and body of the answer."""
@@ -46,7 +49,7 @@ def offered(grants: Collection[str]) -> dict[str, tuple[str, Operation]]:
     return {
         name.replace(".", "_"): (name, operation)
         for name, operation in {**OPERATIONS, **LOCAL}.items()
-        if (operation.grant is None or operation.grant in grants) and not operation.inner
+        if (operation.grant is None or operation.grant in grants) and operation.tool
     }
 
 
@@ -71,7 +74,7 @@ class McpEndpoint:
     def __init__(self) -> None:
         self._tasks: dict[str, _Task] = {}
         self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[Any]] = set()
+        self._serving: defaultdict[str, set[asyncio.Task[Any]]] = defaultdict(set)
         self._opening = asyncio.Lock()
         self._url = ""
 
@@ -80,7 +83,7 @@ class McpEndpoint:
         async with self._opening:
             if self._server is None:
                 self._server = await asyncio.start_server(
-                    self._serve, "127.0.0.1", 0, limit=HEAD_BYTES_MAX
+                    partial(self._serve, "shared"), "127.0.0.1", 0, limit=HEAD_BYTES_MAX
                 )
                 port = self._server.sockets[0].getsockname()[1]
                 self._url = f"http://127.0.0.1:{port}{PATH}"
@@ -90,7 +93,8 @@ class McpEndpoint:
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
         """Answer on a socket that listens already, too; takes it over. Whoever called closes the server."""
-        return await asyncio.start_server(self._serve, sock=listener, limit=HEAD_BYTES_MAX)
+        door = secrets.token_hex(4)
+        return await asyncio.start_server(partial(self._serve, door), sock=listener, limit=HEAD_BYTES_MAX)
 
     def remove(self, tools: Tools) -> None:
         """The bearer opens nothing from here on."""
@@ -100,28 +104,34 @@ class McpEndpoint:
         """Stop listening, drop what is under way."""
         if self._server is not None:
             self._server.close()
-        for task in self._serving:
+        serving = [task for tasks in self._serving.values() for task in tasks]
+        for task in serving:
             task.cancel()
-        if self._serving:
-            await asyncio.wait(self._serving)
+        if serving:
+            await asyncio.wait(serving)
 
     # ---- HTTP
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, door: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._serving.add(task)
+        serving = self._serving[door]
+        serving.add(task)
         try:
-            while len(self._serving) <= CONNECTIONS_MAX and await self._exchange(reader, writer):
+            while len(serving) <= CONNECTIONS_MAX and await self._exchange(reader, writer):
                 pass
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-            pass  # whoever asked has gone, or never asked
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+            pass  # whoever asked has gone, or never asked, or does not speak HTTP
         except asyncio.CancelledError:
             pass
         except Exception:
             log.exception("mcp.failed")
         finally:
-            self._serving.discard(task)
+            serving.discard(task)
+            if not serving:
+                self._serving.pop(door, None)
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -181,6 +191,8 @@ class McpEndpoint:
         if "id" not in message:
             return 202, None
         params = message.get("params") or {}
+        if not isinstance(params, dict):
+            return 200, _error(message["id"], -32602, "params is an object")
         match message["method"]:
             case "initialize":
                 result = _greeting(params)
