@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
+from pathlib import Path
 from typing import Any
 
 from api.caller import Api, name, task
 from api.peer import SandboxPeer, adapter, sandbox
 from api.plane import Server
 from api.routes import artifact_of, diffed
+from browser.files import Files
 from embedded_servers import wait_until
 from flakes.store import workspaces
 from flakes.wire.sandbox_stream import Assignment
@@ -328,6 +330,37 @@ def test_a_file_that_became_a_directory(api: Api) -> None:
     ]
     assert "-x" in files[0]["patch"]
     assert "+x" in files[1]["patch"]
+
+
+def test_what_was_moved_is_one_file_when_asked_for(api: Api) -> None:
+    text = "".join(f"line {n}\n" for n in range(40)).encode()
+    before = {"a.txt": text, "dir/b.txt": b"other\n" + text, "kept": b"k\n", "same": b"s\n"}
+    after = {"z.txt": text, "b.txt": b"another\n" + text, "kept": b"K\n", "same": b"s\n"}
+    _, new = diffed(api, before, after)
+    path = f"/v1/workspaces/{new}/diff"
+    files = {f["path"]: f for f in api.get(path, renames="true").ok(200)["files"]}
+    assert {key: (f["kind"], f.get("oldPath")) for key, f in files.items()} == {
+        "b.txt": ("renamed", "dir/b.txt"), "kept": ("changed", None), "z.txt": ("renamed", "a.txt"),
+    }  # fmt: skip
+    assert (files["z.txt"]["alikePercent"], files["z.txt"]["addedLines"]) == (100, 0)
+    assert (files["b.txt"]["addedLines"], files["b.txt"]["removedLines"]) == (1, 1)
+    assert "rename from dir/b.txt\n" in files["b.txt"]["patch"]
+    assert (files["kept"]["oldSizeBytes"], files["kept"]["newSizeBytes"]) == (2, 2)
+    plain = [(f["path"], f["kind"]) for f in api.get(path).ok(200)["files"]]
+    assert plain == [
+        ("a.txt", "removed"), ("b.txt", "added"), ("dir/b.txt", "removed"), ("kept", "changed"), ("z.txt", "added"),
+    ]  # fmt: skip
+
+
+def test_a_file_that_became_a_link_has_both_parts(api: Api, tmp_path: Path) -> None:
+    place = Files(tmp_path)
+    base = place.begin(api, lambda root: (root / "now").write_text("a\nb\n"))
+    git = Files(tmp_path / "other")
+    new = git.begin(api, lambda root: (root / "now").symlink_to("there"))
+    (file,) = api.get(f"/v1/workspaces/{new}/diff", base=base).ok(200)["files"]
+    assert (file["oldMode"], file["newMode"]) == ("100644", "120000")
+    assert (file["addedLines"], file["removedLines"]) == (1, 2)
+    assert "+there" in file["patch"]
 
 
 def test_with_a_run_its_files_go(api: Api) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from api.caller import Api, name, task
 from api.peer import HostPeer, SandboxPeer, adapter, beating, host, lines, pool, sandbox
+from browser import files
+from embedded_servers import wait_until
 from flakes.wire import host_stream
 from flakes.wire.sandbox_stream import Assignment, TranscriptChunk
 from flakes.wire.transcripts import AgentUsage, EntryBody
@@ -52,6 +56,7 @@ class Scene:
     done: str = "nightly-docs"
     stalled: str = "migrate-users"
     big: str = "translate"
+    changed: str = "invoices"
     project: str = "website"
     host_id: str = ""
     sandbox_id: str = ""
@@ -94,6 +99,7 @@ def set_up(api: Api) -> Iterator[Scene]:
         _release(scene, stack)
         _stalled(scene, stack)
         _big(scene)
+        _changed(scene, stack)
         yield scene
 
 
@@ -308,3 +314,28 @@ def _big(scene: Scene) -> None:
     ]
     _graph(scene, scene.big, "Translate the manual", task("glossary", own, title="Agree on words"), *pages,
            task("proof", own, title="Proof-read", dependsOn=[p["taskKey"] for p in pages]))  # fmt: skip
+
+
+def _changed(scene: Scene, stack: ExitStack) -> None:
+    """A run in files: what one task left is selected, what another left conflicts with it, and a third one failed."""
+    own, api = adapter(), scene.api
+    place = files.Files(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    cast = _cast(scene, stack, own, named="shop")
+    keys = _graph(
+        scene, scene.changed, "Pay by invoice",
+        task("payment", own, title="Pay by invoice"),
+        task("wording", own, title="Say how one can pay"),
+        task("tests", own, title="Test the cart", optional=True),
+        workspaceId=place.begin(api, files.shop), close=True,
+    )  # fmt: skip
+    cast.take(3, keys)
+
+    def settled(count: int) -> bool:
+        merges = api.get(f"/v1/runs/{scene.changed}/workspaces").ok()["merges"]
+        return sum("settledAt" in merge for merge in merges) == count
+
+    edits = {"payment": files.payment, "wording": files.wording, "tests": files.tests}
+    for number, (key, edit) in enumerate(edits.items(), 1):
+        place.leave(cast.api, cast.peer.sandbox_id, cast.given[key], edit)
+        cast.peer.finish(cast.id(key), "failed" if key == "tests" else "succeeded")
+        wait_until(lambda count=number: settled(count))

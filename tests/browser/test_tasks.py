@@ -258,11 +258,14 @@ def test_files_that_a_task_made_are_promoted(visit: Open, api: Api) -> None:
         ]
         made = files(kind="candidate", baseWorkspaceId=base, changes=changes, changeCount=2)
         mate.post(f"{path}/assignments/{given.assignment_id}/workspaces", made).ok(201)
+        page.click(".candidate >> text=2 paths changed")
+        page.wait_for_selector("main [role=alert]:has-text('pack')")  # nobody can compare these
         page.wait_for_selector("li.is-added:has-text('src/new.py')")
+        page.click("role=tab[name=Promotions]")
         page.click("main button:has-text('Promote')")
         page.click("dialog >> text=Promote >> nth=-1")
-        page.wait_for_selector("tr:has-text('whole'):has-text('a person')")
-        page.wait_for_selector(".handle:has-text('selected')")
+        page.wait_for_selector("tr:has-text('whole'):has-text('you')")
+        page.wait_for_selector(".candidate:has-text('Selected')")
         peer.finish(given.assignment_id)
-    page.goto(f"{api.url}/console/runs/{run}/tasks/only")
-    page.wait_for_selector(".handle li.is-removed:has-text('old.py')")
+    page.goto(f"{api.url}/console/runs/{run}/tasks/only?tab=changes")
+    page.wait_for_selector("li.is-removed:has-text('old.py')")

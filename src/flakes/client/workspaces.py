@@ -73,12 +73,15 @@ class WorkspaceMethods(ArtifactMethods):
         *,
         base: str | None = None,
         patches: bool = True,
+        renames: bool = False,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> workspaces.WorkspaceDiff:
-        """A page of what differs from the handle `base`, by default the one that it was made from."""
+        """A page of what differs from the handle `base`, by default the one that it was made from. With
+        `renames`, what was moved is one file with its old path."""
         params = {
-            "base": base, "patches": None if patches else "false", "limit": limit, "cursor": cursor,
+            "base": base, "patches": None if patches else "false", "renames": "true" if renames else None,
+            "limit": limit, "cursor": cursor,
         }  # fmt: skip
         path = _path(workspace_id, "diff")
         return await self._transport.call("GET", path, workspaces.WorkspaceDiff, params=params)

@@ -44,7 +44,8 @@ class Diffs:
         self._one = asyncio.Lock()
 
     async def page(
-        self, base: WorkspaceHandle, new: WorkspaceHandle, *, start: int, limit: int, patches: bool
+        self, base: WorkspaceHandle, new: WorkspaceHandle, *, start: int, limit: int, patches: bool,
+        renames: bool = False,
     ) -> WorkspaceDiff:
         """Paths from the `start`th on. Raises `ApiError`: `git_missing`, `workspace_pack_damaged`,
         `limit_exceeded`; and `BlobError`."""
@@ -53,7 +54,7 @@ class Diffs:
                 git = await asyncio.to_thread(self._open)
                 await self._take(git, base)
                 await self._take(git, new)
-            return await asyncio.to_thread(_page, git, base, new, start, limit, patches)
+            return await asyncio.to_thread(_page, git, base, new, start, limit, patches, renames)
         except WorkspaceError as problem:
             raise ApiError(problem.code, problem.message, problem.fix or "look at it with `flakes diff`") from problem
         except GitFailed as problem:
@@ -103,9 +104,10 @@ class Diffs:
 
 
 def _page(
-    git: Git, base: WorkspaceHandle, new: WorkspaceHandle, start: int, limit: int, patches: bool
-) -> WorkspaceDiff:
-    found = changes(git, base.commit, new.commit)
+    git: Git, base: WorkspaceHandle, new: WorkspaceHandle, start: int, limit: int, patches: bool,
+    renames: bool,
+) -> WorkspaceDiff:  # fmt: skip
+    found = changes(git, base.commit, new.commit, renames=renames)
     some = found[start : start + limit]
     sizes = _sizes(git, some)
     wanted = [each for each in some if patches and _omitted(each, sizes) is None]
@@ -113,7 +115,8 @@ def _page(
     files: list[WorkspaceFileDiff] = []
     held = 0
     for each in some:
-        one = _file(each, texts.get(each.path), _omitted(each, sizes) if patches else "not_asked")
+        omitted = _omitted(each, sizes) if patches else "not_asked"
+        one = _file(each, sizes, texts.get(each.path), omitted)
         held += len(texts.get(each.path, b""))
         if files and held > limits.WORKSPACE_DIFF_PAGE_BYTES_MAX:
             break
@@ -125,24 +128,38 @@ def _page(
     )  # fmt: skip
 
 
-def _file(change: Change, text: bytes | None, omitted: Omitted | None) -> WorkspaceFileDiff:
+def _file(
+    change: Change, sizes: dict[str, int], text: bytes | None, omitted: Omitted | None
+) -> WorkspaceFileDiff:
     added = removed = None
     content, encoded = None, None
     if text is not None and b"\n@@ " not in text and b"\nBinary files " in text:
         omitted, text = "binary", None
     if text is not None:
-        body = text[text.index(b"\n@@ ") :].split(b"\n") if b"\n@@ " in text else []
-        added = sum(line.startswith(b"+") for line in body)
-        removed = sum(line.startswith(b"-") for line in body)
+        added, removed = _counted(text)
         try:
             content = text.decode()
         except UnicodeDecodeError:
             encoded = text
+    moved = change.old_path is not None
     return WorkspaceFileDiff(
-        path=path_text(change.path), kind=change.kind, old_mode=change.old_mode,
-        new_mode=change.new_mode, added_lines=added, removed_lines=removed, patch=content,
-        patch_base64=encoded, omitted=omitted,
+        path=path_text(change.path), kind="renamed" if moved else change.kind,
+        old_path=path_text(change.old_path) if change.old_path is not None else None,
+        alike_percent=change.alike_percent, old_mode=change.old_mode, new_mode=change.new_mode,
+        old_size_bytes=sizes.get(change.old_id), new_size_bytes=sizes.get(change.new_id),
+        added_lines=added, removed_lines=removed, patch=content, patch_base64=encoded, omitted=omitted,
     )  # fmt: skip
+
+
+def _counted(text: bytes) -> tuple[int, int]:
+    """Lines that came and went in a patch, which has two parts where a file became a link."""
+    added = removed = 0
+    for part in _split(text):
+        _, _, hunks = part.partition(b"\n@@ ")
+        for line in hunks.split(b"\n")[1:]:
+            added += line.startswith(b"+")
+            removed += line.startswith(b"-")
+    return added, removed
 
 
 def _omitted(change: Change, sizes: dict[str, int]) -> Omitted | None:
@@ -166,11 +183,23 @@ def _patches(git: Git, old: str, new: str, some: Sequence[Change]) -> dict[str, 
     """The patch of each path. No line of a patch's body begins like its first line does."""
     if not some:
         return {}
-    paths = [each.path for each in some]
-    parts = _split(patch(git, old, new, paths, binary=False))
-    if len(parts) != len(paths):  # a file that became a directory stands for what is in it too
-        parts = [_split(patch(git, old, new, [path], binary=False))[0] for path in paths]
-    return dict(zip(paths, parts, strict=True))
+    paths = [each.path for each in some if each.old_path is None]
+    parts = _split(patch(git, old, new, paths, binary=False)) if paths else []
+    if len(parts) != len(paths):  # a file that became a directory, or a link
+        parts = [_alone(git, old, new, path) for path in paths]
+    found = dict(zip(paths, parts, strict=True))
+    for each in some:
+        if each.old_path is not None:
+            both = [each.old_path, each.path]
+            found[each.path] = patch(git, old, new, both, binary=False, renames=True)
+    return found
+
+
+def _alone(git: Git, old: str, new: str, path: str) -> bytes:
+    """The patch of one path, without those of what is in a directory of that name."""
+    first, *more = _split(patch(git, old, new, [path], binary=False))
+    head = first.partition(b"\n")[0]
+    return b"".join([first, *(part for part in more if part.partition(b"\n")[0] == head)])
 
 
 def _split(text: bytes) -> list[bytes]:

@@ -53,10 +53,13 @@ _RECORD = Query("""
               promoted_at""")
 
 _HISTORY = Query("""
-    select name, version, from_workspace_id, to_workspace_id, mode, paths, user_id, assignment_id,
-           promoted_at
-    from workspace_promotions where run_id = %(run_id)s
-    order by promoted_at desc, version desc limit %(limit)s""")
+    select p.name, p.version, p.from_workspace_id, p.to_workspace_id, p.mode, p.paths, p.user_id,
+           p.assignment_id, p.promoted_at, t.task_key
+    from workspace_promotions p
+    left join assignments a on a.assignment_id = p.assignment_id
+    left join tasks t on t.task_id = a.task_id
+    where p.run_id = %(run_id)s
+    order by p.promoted_at desc, p.version desc limit %(limit)s""")
 
 _BIND = Query("""
     update runs set workspace_id = %(workspace_id)s where run_id = %(run_id)s""")
@@ -243,9 +246,9 @@ def _ref(found: tuple[Any, ...]) -> WorkspaceRef:
 
 
 def _promotion(found: tuple[Any, ...]) -> WorkspacePromotion:
-    name, version, before, after, mode, paths, user_id, assignment_id, promoted_at = found
+    name, version, before, after, mode, paths, user_id, assignment_id, promoted_at, *of = found
     return WorkspacePromotion(
         ref=name, version=version, from_workspace_id=before, to_workspace_id=after, mode=mode,
         paths=None if paths is None else msgspec.convert(paths, list[Selector]), user_id=user_id,
-        assignment_id=assignment_id, promoted_at=promoted_at,
+        assignment_id=assignment_id, task_key=of[0] if of else None, promoted_at=promoted_at,
     )  # fmt: skip

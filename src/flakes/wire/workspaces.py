@@ -119,6 +119,8 @@ class WorkspacePromotion(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     user_id: str | None = None
     assignment_id: str | None = None
     """Who moved it: a person, or an attempt."""
+    task_key: str | None = None
+    """Of the attempt, where promotions are listed."""
     promoted_at: datetime
 
 
@@ -155,12 +157,18 @@ class RunWorkspaces(Frozen, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class WorkspaceFileDiff(Frozen, frozen=True, kw_only=True, omit_defaults=True):
-    """One path that differs. A patch that is not UTF-8 comes as `patchBase64`; why there is none says `omitted`."""
+    """One path that differs. A patch that is not UTF-8 comes as `patchBase64`; why there is none says `omitted`.
+    `renamed` there is only where it is asked for: then `oldPath` is where it was, and `alikePercent` how much of it
+    is as it was."""
 
     path: str
-    kind: Literal["added", "changed", "removed"]
+    kind: Literal["added", "changed", "removed", "renamed"]
+    old_path: str | None = None
+    alike_percent: int | None = None
     old_mode: str
     new_mode: str
+    old_size_bytes: int | None = None
+    new_size_bytes: int | None = None
     added_lines: int | None = None
     removed_lines: int | None = None
     patch: str | None = None

@@ -10,7 +10,10 @@ from typing import Literal
 from flakes.workspace.git import Git, encode, split
 
 Kind = Literal["added", "changed", "removed"]
-_KINDS: dict[str, Kind] = {"A": "added", "M": "changed", "T": "changed", "D": "removed"}
+_KINDS: dict[str, Kind] = {
+    "A": "added", "M": "changed", "T": "changed", "D": "removed", "R": "changed",
+}  # fmt: skip
+_ALIKE = ("--find-renames=50%", "-l1000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +26,17 @@ class Change:
     new_mode: str
     old_id: str
     new_id: str
+    old_path: str | None = None
+    """Where it was, when it was moved."""
+    alike_percent: int | None = None
+    """How much of what was moved is as it was."""
 
 
-def changes(git: Git, old: str, new: str) -> list[Change]:
-    """Paths that differ between two commits or trees, sorted; a rename is one removed and one added."""
-    return list(_parse(git.run("diff-tree", "-r", "-z", "--raw", "--no-renames", old, new)))
+def changes(git: Git, old: str, new: str, *, renames: bool = False) -> list[Change]:
+    """Paths that differ between two commits or trees, sorted; a rename is one removed and one added, or with `renames`
+    one changed with its `old_path`."""
+    form = _ALIKE if renames else ("--no-renames",)
+    return list(_parse(git.run("diff-tree", "-r", "-z", "--raw", *form, old, new)))
 
 
 def _parse(raw: bytes) -> Iterator[Change]:
@@ -36,9 +45,11 @@ def _parse(raw: bytes) -> Iterator[Change]:
         if not meta.startswith(b":"):
             continue
         old_mode, new_mode, old_id, new_id, letter = meta[1:].decode().split()
-        yield Change(
-            os.fsdecode(next(parts)), _KINDS[letter[0]], old_mode, new_mode, old_id, new_id
-        )
+        path, old_path, alike = os.fsdecode(next(parts)), None, None
+        if letter[0] == "R":
+            path, old_path, alike = os.fsdecode(next(parts)), path, int(letter[1:])
+        kind = _KINDS[letter[0]]
+        yield Change(path, kind, old_mode, new_mode, old_id, new_id, old_path, alike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +75,15 @@ def lines(git: Git, old: str, new: str) -> dict[str, Lines]:
 
 
 def patch(
-    git: Git, old: str, new: str, paths: Sequence[str] = (), *, binary: bool = True
+    git: Git, old: str, new: str, paths: Sequence[str] = (), *, binary: bool = True, renames: bool = False
 ) -> bytes:
     """A patch from one commit to another, of these paths only, when given. Without `binary`, a sentence stands
-    for what is in binary files."""
+    for what is in binary files; with `renames`, a file that was moved is told as such."""
     form = ["--binary"] if binary else []
+    form += _ALIKE if renames else ("--no-renames",)
     limited = ["--", *paths] if paths else []
-    return git.run("diff-tree", "-r", "-p", *form, "--full-index", "--no-renames", "--no-textconv",
-                   "--no-ext-diff", old, new, *limited)  # fmt: skip
+    return git.run("diff-tree", "-r", "-p", *form, "--full-index", "--no-textconv", "--no-ext-diff",
+                   old, new, *limited)  # fmt: skip
 
 
 def only(

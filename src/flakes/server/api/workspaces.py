@@ -81,6 +81,8 @@ class DiffQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
     limit: PageLength = limits.PAGE_LENGTH_DEFAULT
     cursor: str | None = None
     patches: bool = True
+    renames: bool = False
+    """What was moved is one file with its old path, and not one that is removed and one that is added."""
 
 
 async def diff(call: Call) -> WorkspaceDiff:
@@ -98,8 +100,9 @@ async def diff(call: Call) -> WorkspaceDiff:
         base = await workspaces.get(conn, call.owner_id, base_id)
     try:
         return await call.plane.diffs.page(
-            base, new, start=int(start), limit=limit, patches=query.patches
-        )
+            base, new, start=int(start), limit=limit, patches=query.patches,
+            renames=query.renames,
+        )  # fmt: skip
     except BlobError as error:
         raise refused(error) from error
 

@@ -4,11 +4,12 @@ import { get, v1 } from "../api.js";
 import { Link, to } from "../router.js";
 import { count, html } from "../lib.js";
 import { useResource } from "../resource.js";
+import { Ago } from "../time.js";
 import { inline, sentence } from "../ui/parts.js";
 import { StateIcon } from "../ui/state.js";
 
 /** What passes by itself. */
-const PASSES = new Set(["capacity_saturated", "launch_in_flight", "offer_in_flight", "not_scheduled_yet", "dependency_pending", "wait_pending", "not_admitted"]);
+const PASSES = new Set(["capacity_saturated", "launch_in_flight", "offer_in_flight", "not_scheduled_yet", "dependency_pending", "wait_pending", "retry_backoff", "merge_pending", "running", "not_admitted"]);
 const NAMED = 8, READ = 100;
 
 /** @param {{explanation: any, runKey: string}} props */
@@ -16,11 +17,24 @@ export function Explain({ explanation, runKey }) {
   const { code, sentence: why, nextAction, evidence } = explanation;
   return html`<div class=${`notice ${PASSES.has(code) ? "info" : "warn"} explain`} role="status"><div><strong>${sentence(why)}</strong><span>Next: ${inline(nextAction)}.</span>
     ${evidence?.dependencies && html`<span class="chips">${Object.entries(evidence.dependencies).slice(0, 12).map(([key, state]) => html`<${Link} key=${key} class="dep" to=${to("runs", runKey, "tasks", key)}><${StateIcon} state=${state} size=${14} label />${key}<//>`)}</span>`}
-    <details><summary class="muted">Evidence: <code>${code}</code></summary><dl class="facts">${Object.entries(evidence ?? {}).filter(([name, value]) => value !== null && name !== "dependencies").map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${told(value)}</dd></div>`)}</dl></details></div></div>`;
+    <details><summary class="muted">Evidence: <code>${code}</code></summary><dl class="facts">${Object.entries(evidence ?? {}).filter(([name, value]) => value !== null && name !== "dependencies").map(([name, value]) => html`<div key=${name}><dt>${spoken(name)}</dt><dd>${told(value)}</dd></div>`)}</dl></details></div></div>`;
 }
 
-/** @param {any} value */
-const told = (value) => (Array.isArray(value) && value.every((each) => typeof each !== "object") ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : String(value));
+/** `lastSandboxId` as words. @param {string} name */
+const spoken = (name) => name.replace(/([A-Z])/g, " $1").toLowerCase();
+
+/** A value of the evidence for people: moments, links to what it names, lists, and things with their parts. @param {any} value @returns {any} */
+function told(value) {
+  if (value === null || value === undefined) return "–";
+  if (Array.isArray(value)) return value.length === 0 ? "none" : value.every((each) => typeof each !== "object") ? value.map((each, i) => [i > 0 && ", ", told(each)]) : html`<ul class="told">${value.map((each, i) => html`<li key=${i}>${told(each)}</li>`)}</ul>`;
+  if (typeof value === "object") return Object.entries(value).filter(([, each]) => each !== null).map(([name, each], i) => html`<span key=${name} class="told-part">${i > 0 && "; "}<span class="muted">${spoken(name)}</span> ${told(each)}</span>`);
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value === "number") return value.toLocaleString("en");
+  if (/^\d{4}-\d\d-\d\dT\d\d:/.test(value)) return html`<${Ago} at=${value} />`;
+  if (/^sandbox_[0-9a-z]{20,}$/.test(value)) return html`<${Link} to=${to("sandboxes", value)}>…${value.slice(-8)}<//>`;
+  if (/^host_[0-9a-z]{20,}$/.test(value)) return html`<${Link} to=${to("hosts", value)}>…${value.slice(-8)}<//>`;
+  return value;
+}
 
 /**
  * Why a run stands still: its tasks that do not move, those with the same reason together. While others of it

@@ -10,12 +10,13 @@ import { Ago, Elapsed } from "../time.js";
 import { Confirm, Copy, Empty, Header, Menu, Panel, Problem, Tabs, chosenTab, toast } from "../ui/parts.js";
 import { Progress, State, StateIcon, TASK_ORDER, word } from "../ui/state.js";
 import { Table } from "../ui/table.js";
+import { RunChanges } from "./changes.js";
 import { StandStill } from "./explain.js";
 import { Artifacts, Files, Results } from "./run-leavings.js";
 import { Map } from "./run-map.js";
 import { Metrics } from "./run-metrics.js";
 import { Lanes, Timeline } from "./run-times.js";
-import { Workspaces } from "./run-workspaces.js";
+import { Promotions } from "./run-promotions.js";
 
 /** @param {{run: string}} props */
 export function Run({ run: reference }) {
@@ -40,13 +41,14 @@ export function Run({ run: reference }) {
       <div class="run-bar"><${Progress} counts=${counts} tall /></div>
     <//>
     ${error && html`<${Problem} error=${error} retry=${() => model.load()} />`}
-    <${Tabs} name="tab" label="Parts of the run" tabs=${[["overview", "Overview"], ["results", "Results"], ["artifacts", "Artifacts"], ["metrics", "Metrics"], ["promotions", "Promotions"], ["files", "Reserved files"]]} />
+    <${Tabs} name="tab" label="Parts of the run" tabs=${[["overview", "Overview"], ["results", "Results"], ["changes", "Changes"], ["promotions", "Promotions"], ["artifacts", "Artifacts"], ["metrics", "Metrics"], ["files", "Reserved files"]]} />
     <${Panel} name="tab" chosen=${tab}>
       ${tab === "overview" && html`<${Overview} model=${model} counts=${counts} />`}
       ${tab === "results" && html`<${Results} model=${model} />`}
       ${tab === "artifacts" && html`<${Artifacts} run=${run} />`}
       ${tab === "metrics" && html`<${Metrics} model=${model} />`}
-      ${tab === "promotions" && html`<${Workspaces} model=${model} />`}
+      ${tab === "changes" && html`<${RunChanges} model=${model} />`}
+      ${tab === "promotions" && html`<${Promotions} model=${model} />`}
       ${tab === "files" && html`<${Files} run=${run} />`}
     <//>`;
 }

@@ -7,6 +7,7 @@ import { useResource } from "../resource.js";
 import { Ago } from "../time.js";
 import { Empty, Loaded, Problem } from "../ui/parts.js";
 import { State } from "../ui/state.js";
+import { amount } from "./task-activity.js";
 
 const LENGTH_MAX = 20_000;
 /** @type {Record<string, string>} */
@@ -63,15 +64,17 @@ export function Question({ permission, onAnswered, where }) {
     } catch (e) { setError(e); if (/** @type {any} */ (e).status === 409) setTimeout(onAnswered, 1_500); }
     setBusy(false);
   };
-  const details = Object.keys(permission.details ?? {}).length > 0;
+  const asked = permission.action === "extend" && permission.details?.budget ? permission.details : null;
+  const details = !asked && Object.keys(permission.details ?? {}).length > 0;
   const id = `reason-${permission.permissionRequestId}`;
   return html`<article class="question card" aria-label="Permission request">
-    <div class="question-head"><${State} state="pending" text="Asks for permission" />${where && html`<${Link} to=${to("runs", permission.runKey, "tasks", permission.taskKey)}>${permission.runKey} / ${permission.taskKey}<//>`}<span class="spring" /><span class="muted"><${Ago} at=${permission.createdAt} /></span></div>
+    <div class="question-head"><${State} state="pending" text=${asked ? "Asks for more of its budget" : "Asks for permission"} />${where && html`<${Link} to=${to("runs", permission.runKey, "tasks", permission.taskKey)}>${permission.runKey} / ${permission.taskKey}<//>`}<span class="spring" /><span class="muted"><${Ago} at=${permission.createdAt} /></span></div>
     <p class="question-prompt">${permission.prompt}</p>
-    ${permission.action && html`<pre class="question-action" tabindex="0">${permission.action}</pre>`}
+    ${asked && html`<p><span class="spent"><span>${amount(asked.budget, asked.spent)} of ${amount(asked.budget, asked.limit)} ${asked.scope === "run" ? "of the whole run" : asked.scope === "tree" ? "of a task and what it made" : "of this task"}</span><span class="meter" role="img" aria-label=${`${Math.round((100 * asked.spent) / Math.max(1, asked.limit))} % of the budget`}><i class="tone-bad" style=${{ width: `${Math.min(100, (100 * asked.spent) / Math.max(1, asked.limit))}%` }} /></span></span></p><p class="muted">Approved, it may spend as much again as it was given at first. Denied, it ends as failed: the budget is exhausted.</p>`}
+    ${permission.action && !asked && html`<pre class="question-action" tabindex="0">${permission.action}</pre>`}
     ${details && html`<details><summary>Details</summary><pre tabindex="0">${JSON.stringify(permission.details, null, 2)}</pre></details>`}
     ${permission.expiresAt && html`<p class="muted">Unanswered, it is ${permission.default} <${Ago} at=${permission.expiresAt} />.</p>`}
     ${error && html`<${Problem} error=${error} />`}
-    <div class="question-foot"><label class="sr" for=${id}>Reason</label><input id=${id} maxlength="2000" placeholder="Reason, if there is one to give" value=${reason} onInput=${(/** @type {any} */ e) => setReason(e.target.value)} /><button class="danger" disabled=${busy} onClick=${() => answer("denied")}>Deny</button><button class="primary" disabled=${busy} onClick=${() => answer("approved")}>Approve</button></div>
+    <div class="question-foot"><label class="sr" for=${id}>Reason</label><input id=${id} maxlength="2000" placeholder="Reason, if there is one to give" value=${reason} onInput=${(/** @type {any} */ e) => setReason(e.target.value)} /><button class="danger" disabled=${busy} onClick=${() => answer("denied")}>Deny</button><button class="primary" disabled=${busy} onClick=${() => answer("approved")}>${asked ? "Allow as much again" : "Approve"}</button></div>
   </article>`;
 }

@@ -9,12 +9,13 @@ import { useRun } from "../run-model.js";
 import { Ago, Elapsed, duration } from "../time.js";
 import { Confirm, Copy, Facts, Header, Markdown, Panel, Problem, Tabs, chosenTab, inline, toast } from "../ui/parts.js";
 import { State, StateIcon, word } from "../ui/state.js";
+import { Fate, TaskChanges } from "./changes.js";
 import { Children } from "./task-children.js";
 import { Explain } from "./explain.js";
 import { Activity } from "./task-activity.js";
 import { Log } from "./task-log.js";
 import { ResultView } from "./task-result.js";
-import { TaskFiles } from "./run-workspaces.js";
+import { Rounds } from "./task-rounds.js";
 import { Messages, Question } from "./task-talk.js";
 import { Transcript } from "./task-transcript.js";
 import { Workpad } from "./task-workpad.js";
@@ -43,17 +44,17 @@ function Loaded({ task, model, trail, reload, error }) {
   const pending = useResource(`permissions ${task.taskId}`, (signal) => get(v1("tasks", task.taskId, "permissions"), { limit: 20 }, signal), { on: (e) => e.taskId === task.taskId && e.type.startsWith("permission."), everyMs: 150 });
   const questions = (pending.data?.permissions ?? []).filter((/** @type {any} */ p) => p.status === "pending");
   const result = useResource(over ? `result ${task.taskId} ${task.status} ${task.attempt} ${task.finishedAt}` : null, (signal) => get(v1("tasks", task.taskId, "result"), {}, signal));
-  const tabs = /** @type {[string, string, any?][]} */ ([["brief", "Brief"], ["transcript", "Transcript"], ["log", "Log"], ["result", "Result"], ["workpad", "Workpad", task.workpad?.version ? `v${task.workpad.version}` : null], ["children", "Children"], ["messages", "Messages"], ["activity", "Activity"]]);
+  const tabs = /** @type {[string, string, any?][]} */ ([["brief", "Brief"], ["transcript", "Transcript"], ["log", "Log"], ["result", "Result"], ...(model.run.value?.workspaceId ? [["changes", "Changes"]] : []), ["workpad", "Workpad", task.workpad?.version ? `v${task.workpad.version}` : null], ...(task.definition.liveRounds ? [["rounds", "Rounds"]] : []), ["children", "Children"], ["messages", "Messages"], ["activity", "Activity"]]);
   return html`
     <${Header} trail=${trail} title=${task.title} after=${html`<${State} state=${task.status} text=${task.cancelRequested && !over ? "Cancelling" : null} />`} actions=${html`
         ${[[-1, "←", "Previous task"], [1, "→", "Next task"]].map(([step, sign, text]) => { const next = beside(/** @type {number} */ (step)); return next && html`<${Link} class="button" to=${to("runs", runKey, "tasks", next.taskKey)} aria-label=${`${text}: ${next.title}`} title=${`${text}: ${next.title}`}>${sign}<//>`; })}
         ${(task.status === "FAILED" || task.status === "CANCELLED") && html`<button class="primary" onClick=${() => post(v1("tasks", task.taskId, "retry")).then(() => toast("It starts again"), (e) => toast(e.message, true))}>Try again</button>`}
         ${!over && html`<${Confirm} label="Cancel task" title="Cancel this task?" danger disabled=${task.cancelRequested} run=${async () => { await post(v1("tasks", task.taskId, "cancel"), { reason: "cancelled in the console" }); reload(); }}><p>${task.status === "RUNNING" ? "The agent is stopped; the task ends when its sandbox confirms that nothing of it is left." : "It will not run."} Tasks that depend on it follow their own policy.</p><//>`}`}>
-      <div class="head-facts"><${Copy} text=${task.taskKey} label="task key" /><span>${task.adapter}</span>${task.status === "RUNNING" && html`<span>running for <${Elapsed} from=${task.startedAt} /></span>`}${over && task.startedAt && html`<span>took <${Elapsed} from=${task.startedAt} to=${task.finishedAt} /></span>`}${task.attempt > 1 && html`<span>attempt ${task.attempt}</span>`}${task.optional && html`<span>optional</span>`}</div>
+      <div class="head-facts"><${Copy} text=${task.taskKey} label="task key" /><span>${task.adapter}</span>${task.status === "RUNNING" && html`<span>running for <${Elapsed} from=${task.startedAt} /></span>`}${over && task.startedAt && html`<span>took <${Elapsed} from=${task.startedAt} to=${task.finishedAt} /></span>`}${task.attempt > 1 && html`<span>attempt ${task.attempt}</span>`}${task.optional && html`<span>optional</span>`}${over && task.explanation?.code.startsWith("merge_") && html`<span class="fate">changes: <a href="?tab=changes"><${Fate} state=${task.explanation.evidence.state} /></a></span>`}</div>
     <//>
     ${error && html`<${Problem} error=${error} retry=${reload} />`}
     ${questions.map((/** @type {any} */ p) => html`<${Question} key=${p.permissionRequestId} permission=${p} onAnswered=${pending.reload} />`)}
-    ${!over && questions.length === 0 && task.status !== "RUNNING" && task.explanation && html`<${Explain} explanation=${task.explanation} runKey=${runKey} />`}
+    ${questions.length === 0 && task.status !== "RUNNING" && !over && task.explanation && html`<${Explain} explanation=${task.explanation} runKey=${runKey} />`}
     <div class="task-columns">
       <div class="task-main">
         <${Tabs} name="tab" label="Parts of the task" tabs=${tabs} first=${first} />
@@ -61,8 +62,10 @@ function Loaded({ task, model, trail, reload, error }) {
           ${tab === "brief" && html`<${Brief} task=${task} result=${result.data} />`}
           ${tab === "transcript" && html`<${Transcript} task=${task} reload=${reload} />${task.status === "RUNNING" && html`<div class="log-talk"><${Messages} task=${task} most=${2} /></div>`}`}
           ${tab === "log" && html`<${Log} task=${task} />${task.status === "RUNNING" && html`<div class="log-talk"><${Messages} task=${task} most=${2} /></div>`}`}
-          ${tab === "result" && (over ? (result.data ? html`<${ResultView} result=${result.data} /><${TaskFiles} task=${task} />` : result.error ? html`<${Problem} error=${result.error} />` : null) : html`<p class="muted">It has not ended yet.</p>`)}
+          ${tab === "result" && (over ? (result.data ? html`<${ResultView} result=${result.data} />` : result.error ? html`<${Problem} error=${result.error} />` : null) : html`<p class="muted">It has not ended yet.</p>`)}
+          ${tab === "changes" && html`<${TaskChanges} task=${task} run=${model.run.value} />`}
           ${tab === "workpad" && html`<${Workpad} task=${task} />`}
+          ${tab === "rounds" && html`<${Rounds} task=${task} />`}
           ${tab === "children" && html`<${Children} task=${task} />`}
           ${tab === "messages" && html`<${Messages} task=${task} />`}
           ${tab === "activity" && html`<${Activity} task=${task} />`}
@@ -74,14 +77,22 @@ function Loaded({ task, model, trail, reload, error }) {
 
 /** @param {{task: any, result: any}} props */
 function Brief({ task, result }) {
-  const d = task.definition, shell = d.input?.shell ?? d.input?.argv?.join(" ");
+  const d = task.definition, shell = d.input?.shell ?? d.input?.argv?.join(" "), source = d.adapter === "harness" ? d.input?.source : null;
   return html`
-    ${d.bodyMarkdown ? html`<${Markdown} text=${d.bodyMarkdown} />` : !shell && html`<p class="muted">It has no brief.</p>`}
+    ${d.bodyMarkdown ? html`<${Markdown} text=${d.bodyMarkdown} />` : !shell && !source && html`<p class="muted">It has no brief.</p>`}
+    ${source && html`<${Module} input=${d.input} />`}
     ${shell && html`<section class="section"><h2>Command</h2><pre class="code-block" tabindex="0">${shell}</pre></section>`}
     ${(d.acceptance ?? []).length > 0 && html`<section class="section"><h2>Acceptance</h2><ul class="criteria">${d.acceptance.map((/** @type {string} */ text) => html`<li key=${text}>${text}</li>`)}</ul></section>`}
     ${(d.verify ?? []).length > 0 && html`<section class="section"><h2>Must pass</h2><ul class="criteria">${d.verify.map((/** @type {string} */ line) => { const proof = result?.evidence?.find((/** @type {any} */ e) => e.command === line); return html`<li key=${line}>${proof && html`<${StateIcon} state=${proof.passed ? "SUCCEEDED" : "FAILED"} label />`}<code>${line}</code></li>`; })}</ul></section>`}
     ${Object.keys(d.declaredOutputs ?? {}).length > 0 && html`<section class="section"><h2>Outputs to leave</h2><ul class="criteria">${Object.entries(d.declaredOutputs).map(([key, o]) => html`<li key=${key}><strong>${key}</strong><span class="muted">${/** @type {any} */ (o).kind}${/** @type {any} */ (o).required === false ? ", optional" : ""}</span></li>`)}</ul></section>`}
     <details class="section"><summary class="muted">Definition, as JSON</summary><pre class="code-block" tabindex="0">${JSON.stringify(d, null, 2)}</pre></details>`;
+}
+
+/** The module of a harness, what it is given, and the files that came along. @param {{input: any}} props */
+function Module({ input }) {
+  const given = input.args && Object.keys(input.args).length > 0, files = Object.entries(input.files ?? {});
+  return html`<section class="section"><h2>Harness</h2>${given && html`<p class="muted">It is given:</p><pre class="code-block" tabindex="0">${JSON.stringify(input.args, null, 2)}</pre>`}
+    ${[[input.harnessFile ?? "harness.py", input.source], ...files].map(([name, text], i) => html`<details key=${name} open=${i === 0}><summary class="muted"><code>${name}</code></summary><pre class="code-block" tabindex="0">${text}</pre></details>`)}</section>`;
 }
 
 /** Tokens and money, and how much of the budget that is. @param {{usage: any, budget: any}} props */

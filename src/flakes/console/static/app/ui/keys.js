@@ -37,14 +37,25 @@ export function listen() {
   });
 }
 
+/** @param {HTMLElement[]} all @param {number} at @param {number} step */
+const next = (all, at, step) => (at < 0 ? all[step > 0 ? 0 : all.length - 1] : all[at + step]);
+
+/** Long things are walked from the one that is read: the first whose head is below the top, or the last above it. @param {HTMLElement[]} all @param {number} step */
+function inSight(all, step) {
+  const below = all.findIndex((each) => each.getBoundingClientRect().top > 48);
+  return step > 0 ? all[below] : all[(below < 0 ? all.length : below) - 1];
+}
+
 /** @param {number} step @param {Event} event */
 function move(step, event) {
   const all = /** @type {HTMLElement[]} */ ([...document.querySelectorAll("main a[data-row]")]);
   if (!all.length) return;
   const at = all.indexOf(/** @type {HTMLElement} */ (document.activeElement));
-  const next = at < 0 ? all[step > 0 ? 0 : all.length - 1] : all[at + step];
-  if (!next) return;
-  next.focus({ preventScroll: true });
-  next.closest("[role=row]")?.scrollIntoView({ block: "nearest" });
+  const file = next(all, at, step)?.closest("[data-file]");
+  const found = file && at < 0 ? inSight(all, step) : next(all, at, step);
+  if (!found) return;
+  found.focus({ preventScroll: true });
+  if (file) found.closest("[data-file]")?.scrollIntoView({ block: "start" });
+  else found.closest("[role=row], tr")?.scrollIntoView({ block: "nearest" });
   event.preventDefault();
 }

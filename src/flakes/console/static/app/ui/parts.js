@@ -99,7 +99,7 @@ export function Dialog({ title, onClose, children, wide }) {
 }
 
 /** A button that first says what will happen. @param {any} props `run` does it; an error stays in the dialog */
-export function Confirm({ label, title, children, run, danger, confirm, disabled, menu }) {
+export function Confirm({ label, title, children, run, danger, confirm, disabled, menu, type }) {
   const [open, setOpen] = useState(false);
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState(/** @type {any} */ (null));
@@ -109,11 +109,11 @@ export function Confirm({ label, title, children, run, danger, confirm, disabled
     try { await run(); setOpen(false); } catch (e) { setError(e); }
     setBusy(false);
   };
-  return html`<button class=${cx(menu && "item", danger && "danger")} disabled=${disabled} onClick=${() => { setError(null); setOpen(true); }}>${label}</button>
+  return html`<button type=${type} class=${cx(menu && "item", danger && "danger")} disabled=${disabled} onClick=${() => { setError(null); setOpen(true); }}>${label}</button>
     ${open && html`<${Dialog} title=${title} onClose=${() => setOpen(false)}>
       <div class="prose-small">${children}</div>
       ${error && html`<${Problem} error=${error} />`}
-      <div class="dialog-actions"><button onClick=${() => setOpen(false)}>Keep as it is</button><button class=${danger ? "danger solid" : "primary"} disabled=${busy} onClick=${act}>${confirm ?? label}</button></div>
+      <div class="dialog-actions"><button type=${type} onClick=${() => setOpen(false)}>Keep as it is</button><button type=${type} class=${danger ? "danger solid" : "primary"} disabled=${busy} onClick=${act}>${confirm ?? label}</button></div>
     <//>`}`;
 }
 

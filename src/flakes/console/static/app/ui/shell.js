@@ -87,7 +87,7 @@ export function Mark() {
 }
 
 function Help() {
-  const rows = [["/", "Search"], ["j  k", "Next and previous row"], ["Enter", "Open the row"], ...PLACES.map(([key, , text]) => [`g ${key}`, `Go to ${text}`]), ["Ctrl Enter", "Send a message, save a workpad"], ["+  −  0", "Zoom the map, fit it"], ["?", "This help"], ["Esc", "Close"]];
+  const rows = [["/", "Search"], ["j  k", "Next and previous row, or file of a diff"], ["Enter", "Open the row"], ...PLACES.map(([key, , text]) => [`g ${key}`, `Go to ${text}`]), ["Ctrl Enter", "Send a message, save a workpad"], ["+  −  0", "Zoom the map, fit it"], ["?", "This help"], ["Esc", "Close"]];
   return html`<${Dialog} title="Keyboard" onClose=${() => { helpOpen.value = false; }}>
     <dl class="keys">${rows.map(([keys, text]) => html`<div key=${keys}><dt>${keys.split(" ").filter(Boolean).map((k) => html`<kbd>${k}</kbd>`)}</dt><dd>${text}</dd></div>`)}</dl>
     <div class="dialog-actions"><button autofocus onClick=${() => { helpOpen.value = false; }}>Close</button></div>

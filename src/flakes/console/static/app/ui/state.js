@@ -32,12 +32,14 @@ const ALIKE = {
   delivered: "RUNNING", consumed: "SUCCEEDED", undeliverable: "FAILED", ready: "SUCCEEDED", available: "SUCCEEDED",
   unavailable: "STALLED", pending_launch: "QUEUED", launching: "QUEUED", draining: "WAITING", stopping: "WAITING",
   stopped: "CANCELLED", deleting: "WAITING", revoked: "CANCELLED",
+  verifying: "RUNNING", resolving: "RUNNING", promoted: "SUCCEEDED", contained: "SUCCEEDED", selected: "SUCCEEDED",
+  PROMPTED: "QUEUED", COMPLETED: "SUCCEEDED", conflict: "STALLED", unverified: "STALLED", kept: "CREATED", candidate: "CREATED",
 };
 
 /** @param {string} state */
 export const look = (state) => STATES[state] ?? STATES[ALIKE[state]] ?? STATES.CREATED;
 /** @param {string} state */
-export const word = (state) => STATES[state]?.word ?? state.replaceAll("_", " ");
+export const word = (state) => STATES[state]?.word ?? (/^[A-Z_]+$/.test(state) ? state[0] + state.slice(1).toLowerCase() : state).replaceAll("_", " ");
 
 /** The sign of a state; with `label`, it also says it. @param {{state: string, label?: boolean, size?: number}} props */
 export function StateIcon({ state, label = false, size = 16 }) {
