@@ -163,6 +163,7 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "run.tasks": {},
     "journal.read": {},
     "journal.append": {"at": 0, "entries": ['{"k": "module"}']},
+    "budget.read": {},
     "budget.reserve": {"tokens": 10},
     "round.send": {"operationId": "o", "task": "live", "prompt": "Go on."},
     "round.finish": {"task": "finishing"},

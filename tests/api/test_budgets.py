@@ -161,9 +161,9 @@ def test_a_task_and_those_below_it_share_its_budget(api: Api) -> None:
         assert (short["scope"], short["scopeId"], short["key"], short["limit"]) == ("tree", parent_id, "parent", 1000)
         assert short["spent"] == 700 + 250 + 60
         # Children of children count for whoever is above them, and for the run.
-        spawn(deepest, "c", 2).refused("limit_exceeded")
+        spawn(deepest, "c", 2).refused("budget_exhausted")
         spawn(deepest, "d", 1).ok()
-        refused = spawn(above, "e", 1).refused("limit_exceeded")
+        refused = spawn(above, "e", 1).refused("budget_exhausted")
         assert "parent" in refused["message"]
         # A child may ask for more of what is above it, and nobody for what is not.
         details = {"budget": "tokens", "scope": "tree", "scopeId": parent_id, "spent": 1010, "limit": 1000}
@@ -171,3 +171,45 @@ def test_a_task_and_those_below_it_share_its_budget(api: Api) -> None:
         answer(api, deepest, permission, "approved")
         assert deepest.ask("budget.extend", {"permissionRequestId": permission}).ok()["limit"] == 2010
         assert "shortage" not in deepest.reserve(60)
+
+
+def test_a_budget_of_children_is_extended_by_as_many_as_are_wanted(api: Api) -> None:
+    own, who = adapter(), api.sandbox()
+    made = api.graph(task("parent", own, budget={"children": 2}, toolGrants=["flakes.tasks.spawn"]), budget={"tokens": 500})
+    parent_id, run_id = made["tasks"][0]["taskId"], made["run"]["runId"]
+    with sandbox(api, who, adapters=[own]) as peer:
+        parent = Attempt(api.as_(who[1]), peer, peer.start())
+
+        def spawn(name: str, count: int) -> Answer:
+            children = [{"title": f"{name} {n}", "adapter": "nobody"} for n in range(count)]
+            return parent.ask("task.spawn", {"operationId": name, "tasks": children})
+
+        def stands() -> tuple[int, int, int]:
+            (found,) = [each for each in parent.ask("budget.read", {}).ok()["bounds"] if each["bound"] == "children"]
+            assert (found["scope"], found["scopeId"], found["key"]) == ("tree", parent_id, "parent")
+            return found["limit"], found["spent"], found["left"]
+
+        spawn("a", 1).ok()
+        assert stands() == (2, 1, 1)
+        refused = spawn("b", 6).refused("budget_exhausted")
+        question = {name: refused[name] for name in ("budget", "scope", "scopeId", "spent", "limit", "wanted")}
+        assert question == {
+            "budget": "children", "scope": "tree", "scopeId": parent_id, "spent": 1, "limit": 2, "wanted": 6,
+        }  # fmt: skip
+        permission = parent.question("more", **question)
+        answer(api, parent, permission, "approved")
+        assert parent.ask("budget.extend", {"permissionRequestId": permission}).ok() == {"bound": "children", "limit": 7}
+        spawn("b", 6).ok()
+        assert stands() == (7, 7, 0)
+        assert spawn("c", 1).refused("budget_exhausted")["limit"] == 7
+
+        parent.spend(AgentUsage(input_total=100, output=20))
+        parent.reserve(120)
+        found = parent.ask("budget.read", {}).ok()
+        assert found["spent"] == {"tokens": 120, "costMicroUsd": 0, "wallMs": 0, "children": 7}
+        (tokens,) = [each for each in found["bounds"] if each["bound"] == "tokens"]
+        # What the attempt has reserved beyond what it spent is nobody else's.
+        assert tokens == {
+            "bound": "tokens", "scope": "run", "scopeId": run_id, "key": made["run"]["runKey"], "limit": 500,
+            "spent": 120, "left": 285,
+        }  # fmt: skip

@@ -96,7 +96,7 @@ def test_spawning_twice_makes_one_set_of_children_and_another_meaning_is_refused
     unnamed = {"title": "t", "adapter": parent.adapter}
     made = parent.ask("task.spawn", {"operationId": "unnamed", "tasks": [unnamed, unnamed]}).ok()
     assert [child["taskKey"] for child in made["children"]] == ["parent-3", "parent-4"]
-    parent.spawn("d", "e", "f", "g", "h", operation_id="more").refused("limit_exceeded")
+    parent.spawn("d", "e", "f", "g", "h", operation_id="more").refused("budget_exhausted")
 
 
 def test_a_child_gets_no_grant_that_its_parent_lacks(parent: Parent) -> None:
@@ -305,6 +305,87 @@ def test_what_can_never_come_is_refused_when_it_is_waited_for(parent: Parent) ->
     assert (ended["state"], ended["counts"]["failed"]) == ("settled", 1)
     parent.ask("group.open", {"groupKey": "none", "join": "first"}).ok()
     assert parent.ask("group.close", {"group": "none"}).ok()["status"] == "FAILED"
+
+
+def blocked(parent: Parent, key: str, *depends_on: str, policy: str = "wait") -> None:
+    """A child behind other tasks of the run."""
+    child = {"taskKey": key, "title": key, "adapter": parent.adapter, "dependsOn": depends_on}
+    body = {"operationId": key, "tasks": [child | {"dependencyFailurePolicy": policy}]}
+    parent.ask("task.spawn", body).ok()
+
+
+@pytest.mark.parametrize("how", ["failed", "cancelled"])
+def test_a_wait_that_loses_its_last_hope_wakes_who_waits(parent: Parent, how: str) -> None:
+    """What it waits for is blocked for good only after it has begun to wait."""
+    parent.spawn("first").ok()
+    blocked(parent, "second", "first")
+    blocked(parent, "third", "second")
+    on = {"kind": "children", "tasks": ["third"]}
+    assert parent.wait(on).ok()["state"] == "pending"
+    first = parent.start(1)["first"]
+    parent.peer.finish(parent.assignment.assignment_id, "retryable")
+    assert parent.status("parent") == "WAITING"
+    parent.peer.finish(first.assignment_id, how)
+    parent.assignment = parent.peer.start(30)
+    told = parent.wait(on).ok()
+    assert (told["state"], told["verdict"], told["stalled"]) == ("settled", "FAILED", ["second", "third"])
+    parent.wait(on, "again").refused("wait_stalled")
+    types = {e["type"]: e["data"] for e in parent.api.activity(parent.assignment.task_id, "wait.settled")}
+    assert types["wait.settled"]["stalled"] == ["second", "third"]
+    # Somebody helps: what they depend on is tried again.
+    parent.api.post(f"/v1/tasks/{first.task_id}/retry").ok()
+    assert parent.wait(on, "more").ok()["state"] == "pending"
+
+
+def test_a_wait_for_a_group_goes_on_while_one_member_may_end(parent: Parent) -> None:
+    parent.spawn("bad").ok()
+    parent.peer.finish(parent.start(1)["bad"].assignment_id, "failed")
+    parent.ask("group.open", {"groupKey": "g", "join": "all_settled"}).ok()
+    parent.spawn("works", operation_id="w", group="g").ok()
+    stuck = {
+        "taskKey": "stuck", "title": "s", "adapter": parent.adapter, "dependsOn": ["bad"], "dependencyFailurePolicy": "wait",
+    }  # fmt: skip
+    parent.ask("task.spawn", {"operationId": "s", "group": "g", "tasks": [stuck]}).ok()
+    parent.ask("group.close", {"group": "g"}).ok()
+    on = {"kind": "group", "group": "g"}
+    assert parent.wait(on, holdS=0, yields=False).ok()["state"] == "pending"
+    parent.peer.finish(parent.start(1)["works"].assignment_id)
+    assert parent.wait(on).ok()["stalled"] == ["stuck"]
+    assert parent.ask("group.status", {"group": "g"}).ok()["status"] == "CLOSED"
+
+
+def other(parent: Parent) -> Parent:
+    """Another task of the run's graph that runs beside the parent."""
+    more = task("other", parent.adapter, toolGrants=GRANTS)
+    body = {"name": parent.run["name"], "projectKey": parent.run["projectKey"], "tasks": [more]}
+    parent.api.post(f"/v1/runs/{parent.run['runKey']}/graph", body).ok()
+    return Parent(parent.api, parent.mate, parent.peer, parent.adapter, parent.run, parent.peer.start(30))
+
+
+def test_two_tasks_that_would_wait_for_each_other_are_told(parent: Parent) -> None:
+    """The second one that asks: each waits for a child that depends on the other."""
+    second = other(parent)
+    blocked(parent, "of-parent", "other")
+    blocked(second, "of-other", "parent")
+    assert parent.wait({"kind": "children", "tasks": ["of-parent"]}).ok()["state"] == "pending"
+    parent.peer.finish(parent.assignment.assignment_id, "retryable")
+    assert parent.status("parent") == "WAITING"
+    refused = second.wait({"kind": "children", "tasks": ["of-other"]}).refused("wait_deadlock")
+    assert refused["taskKeys"] == ["of-other", "of-parent"]
+
+
+def test_a_circle_of_waits_that_closes_with_a_yield_is_noticed(parent: Parent) -> None:
+    second = other(parent)
+    blocked(parent, "of-parent", "other")
+    blocked(second, "of-other", "parent")
+    assert parent.wait({"kind": "children", "tasks": ["of-parent"]}).ok()["state"] == "pending"
+    on = {"kind": "children", "tasks": ["of-other"]}
+    assert second.wait(on).ok()["state"] == "pending"
+    parent.peer.finish(parent.assignment.assignment_id, "retryable")
+    second.peer.finish(second.assignment.assignment_id, "retryable")
+    second.assignment = parent.peer.start(30)
+    assert second.assignment.task_key == "other"
+    assert second.wait(on).ok()["stalled"] == ["of-other", "of-parent"]
 
 
 def test_another_meaning_under_the_same_name_is_refused(parent: Parent) -> None:

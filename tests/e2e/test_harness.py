@@ -1,4 +1,4 @@
-"""Harnesses in a real session: their children, waits, journals, ends; the templates with scripted agents."""
+"""Harnesses in a real session: their children, waits, journals, ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -16,48 +15,10 @@ import psycopg
 import pytest
 
 from e2e.stage import Stage, running_with, seeded, until
-from flakes.harness.packing import packed
-from flakes.harness.starting import DIRECTORY, TEMPLATES
 from flakes.wire.operations import OPERATIONS
 from flakes.wire.tasks import TaskResult
 
 pytestmark = pytest.mark.timeout(240)
-
-AGENT = '''
-"""An agent by script: it reads its brief, and leaves what its kind of task has to leave."""
-import json, os, re, sys
-
-brief = sys.stdin.read()
-kinds = ("Outline", "Find the problems", "Rank", "Review the change", "Review", "Mend", "Goal")
-lines = brief.split("\\n")
-first = next((line for kind in kinds for line in lines if line.startswith(kind)), lines[-1])
-out = os.path.join(os.environ["FLAKES_OUTPUTS"], "result")
-
-
-def leave(value):
-    with open(out, "w") as file:
-        file.write(value if isinstance(value, str) else json.dumps(value))
-
-
-if first.startswith("Outline"):
-    leave({"sections": [{"title": t, "about": t} for t in ("One", "Two")]})
-elif first.startswith("Find the problems"):
-    leave({"problems": ["no evidence"]})
-elif first.startswith("Rank"):
-    leave({"ranking": [letter for letter in re.findall(r"^## ([XYZ])$", brief, re.M)]})
-elif first.startswith("Review the change"):
-    leave({"findings": [] if "# Review 2" in brief else [{"severity": "high", "where": "a", "what": "b"}]})
-elif first.startswith("Review"):
-    leave({"approved": True, "problems": []})
-elif first.startswith("Mend"):
-    leave({"summary": "Mended", "patch": "+1"})
-elif first.startswith("Goal"):
-    leave({"decision": "keep", "score": len(brief), "summary": "tried"})
-else:
-    leave("text for " + first)
-print("done")
-'''
-
 
 def submit(session: Stage, key: str, source: dict[str, Any] | str, args: Any = None, **more: Any) -> None:
     given = {"source": textwrap.dedent(source)} if isinstance(source, str) else source
@@ -143,18 +104,6 @@ async def main(ctx):
         found = client.result(client.task_id("counted/task"))
         assert json.loads(found.outputs["result"].text or "null") == {"said": ["0", "1"], "word": "yes"}
     assert session.flakes("run", str(file), "--check").ok()
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_a_template_runs_with_scripted_agents(session: Stage, tmp_path: Path, template: str) -> None:
-    agent = session.scratch / "agent.py"
-    agent.write_text(AGENT)
-    defaults = {"agent": {"adapter": "command", "command": f"{sys.executable} {agent}"}}
-    file = DIRECTORY / f"{template.replace('-', '_')}.py"
-    submit(session, template, packed(file) | {"defaults": defaults})
-    assert data(session, template)
-    with session.client() as client:
-        assert len(client.list_tasks(template).tasks) >= 3
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from flakes.store import fences, groups, sandboxes, spawning, waits
 from flakes.store.database import Query, rows, run
 from flakes.store.ledger import LOCK_RUNS_OF_ASSIGNMENTS, Ledger
 from flakes.wire.codec import convert
+from flakes.wire.errors import ApiError
 from flakes.wire.groups import GroupOpen, TaskSpawn
 from flakes.wire.hosts import SandboxPost
 from flakes.wire.sandbox_stream import Result
@@ -58,6 +59,10 @@ _AGE_OFFERS = Query("""
     where state = 'offered' and (%(id)s::text is null or assignment_id = %(id)s)""")
 _DUE = Query("update ready_tasks set not_before = now() where not_before is not null")
 _OFFERED = Query("select assignment_id from assignments where state = 'offered' order by 1")
+_KEYS = Query("""
+    select task_key from tasks
+    where run_id = %(run_id)s and task_id <> %(task_id)s and status in ('QUEUED', 'RUNNING', 'BLOCKED')
+    order by task_key""")
 _LEFT = Query("select count(*) from tasks where status in ('QUEUED', 'RUNNING', 'WAITING')")
 _STUCK = Query("select distinct run_id from tasks where status = 'BLOCKED' order by 1")
 
@@ -307,26 +312,36 @@ class Simulation:
         self._note(held.assignment_id)
         self.families += 1
         key = f"g{self.families}"
-        children = [
-            {"title": "c", "adapter": "noop", "dependencyFailurePolicy": "continue"}
-            for _ in range(self.rng.randint(1, 3))
-        ]
         rule = self.rng.choice(["all_success", "all_settled", "first"])
         yields = self.rng.random() < 0.7
-        async with self.world.db.transaction() as conn:
-            params = {"assignment_ids": [held.assignment_id]}
-            ledger = Ledger.of(await rows(conn, LOCK_RUNS_OF_ASSIGNMENTS, params))
-            holder = await fences.hold(conn, daemon.sandbox_id, held.assignment_id)
-            if holder is None or ledger.runs[holder.run_id].cancelled:
-                return  # it is superseded, and does not know
-            await groups.open_(conn, ledger, holder, convert({"groupKey": key, "join": rule}, GroupOpen))
-            body = {"operationId": key, "group": key, "tasks": children, "detached": self.rng.random() < 0.2}
-            made, _ = await spawning.spawn(conn, ledger, holder, convert(body, TaskSpawn))
-            await groups.close(conn, ledger, holder, key)
-            wait = {"operationId": key, "on": {"kind": "group", "group": key}}
-            await waits.ask(conn, ledger, holder, convert(wait, WaitFor), yields=yields)
-            await ledger.flush(conn)
+        try:
+            async with self.world.db.transaction() as conn:
+                params = {"assignment_ids": [held.assignment_id]}
+                ledger = Ledger.of(await rows(conn, LOCK_RUNS_OF_ASSIGNMENTS, params))
+                holder = await fences.hold(conn, daemon.sandbox_id, held.assignment_id)
+                if holder is None or ledger.runs[holder.run_id].cancelled:
+                    return  # it is superseded, and does not know
+                known = [name for (name,) in await rows(conn, _KEYS, {"run_id": holder.run_id, "task_id": holder.task_id})]
+                children = [self._child(known) for _ in range(self.rng.choice([1, 1, 2, 3]))]
+                await groups.open_(conn, ledger, holder, convert({"groupKey": key, "join": rule}, GroupOpen))
+                body = {"operationId": key, "group": key, "tasks": children, "detached": self.rng.random() < 0.2}
+                made, _ = await spawning.spawn(conn, ledger, holder, convert(body, TaskSpawn))
+                await groups.close(conn, ledger, holder, key)
+                wait = {"operationId": key, "on": {"kind": "group", "group": key}}
+                await waits.ask(conn, ledger, holder, convert(wait, WaitFor), yields=yields)
+                await ledger.flush(conn)
+        except ApiError as refused:
+            # Nothing of it was done: a child, or the wait, would have waited for ever.
+            self._require(refused.code in ("wait_deadlock", "wait_stalled"), f"{refused.code}: {refused.message}")
+            self.families -= 1
+            return
         self.tasks += [child.task_id for child in made.children]
+
+    def _child(self, known: list[str]) -> dict[str, object]:
+        """A child, now and then behind a task of the run, which may end badly before or after."""
+        depends_on = [self.rng.choice(known)] if known and self.rng.random() < 0.6 else []
+        policy = self.rng.choice(["continue", "wait", "wait", "wait", "fail"]) if depends_on else "continue"
+        return {"title": "c", "adapter": "noop", "dependsOn": depends_on, "dependencyFailurePolicy": policy}
 
     async def _due(self) -> None:
         async with self.world.db.connection() as conn:

@@ -240,6 +240,13 @@ _TASKS = Query("""
            q.task_id is not null, q.class_id is not distinct from t.class_id or q.task_id is null
     from tasks t left join ready_tasks q on q.task_id = t.task_id""")
 
+_WAITS = Query("""
+    select w.wait_id, w.task_id, w.kind, w.due_at is not null,
+           array(select m.task_id from wait_members m where m.wait_id = w.wait_id
+                 union select g.task_id from tasks g where g.group_id = w.group_id
+                 union select r.task_id from rounds r where r.round_id = w.round_id)
+    from waits w where w.state = 'pending'""")
+
 _LIVE = Query("""
     select assignment_id, task_id, run_id, sandbox_id, state from assignments where live""")
 
@@ -282,6 +289,34 @@ async def _group_problems(conn: Connection) -> list[str]:
         if status == "CLOSED" and judge(JoinRule(rule), quorum, Counts(*real)) is not None:
             problems.append(f"{group_id} is decided by {real}, and not settled")
     return problems
+
+
+async def _stall_problems(conn: Connection, tasks: Mapping[str, tuple[Any, ...]]) -> list[str]:
+    """Waits without hope, found by what grows from the tasks that can move."""
+    waits = await rows(conn, _WAITS)
+    hopeful: set[str] = set()
+    grown = True
+    while grown:
+        before = len(hopeful)
+        for task_id, fields in tasks.items():
+            status, policy, edges = TaskStatus(fields[1]), fields[3], fields[7] or ()
+            if status in (TaskStatus.QUEUED, TaskStatus.RUNNING):
+                hopeful.add(task_id)
+            elif status is TaskStatus.BLOCKED:
+                bad = any(tasks[d][1] in ("FAILED", "CANCELLED") for d in edges)
+                if not (bad and policy != "continue") and hopeful.intersection(edges):
+                    hopeful.add(task_id)
+        for _, task_id, kind, due, members in waits:
+            outside = kind in ("timer", "signal", "prompt") or due
+            if tasks[task_id][1] == "WAITING" and (outside or hopeful.intersection(members)):
+                hopeful.add(task_id)
+        # What has ended gives nobody hope.
+        hopeful = {each for each in hopeful if TaskStatus(tasks[each][1]) not in TERMINAL}
+        grown = len(hopeful) > before
+    return [
+        f"{wait_id} of {task_id} can never be satisfied: {members}" for wait_id, task_id, kind, _, members in waits
+        if kind in ("group", "children", "round") and not hopeful.intersection(members)
+    ]
 
 
 async def inconsistencies(conn: Connection) -> list[str]:
@@ -327,6 +362,7 @@ async def inconsistencies(conn: Connection) -> list[str]:
         problems.append(f"{task_id} is BLOCKED and could move: {event}")
     problems += await _run_problems(conn, tasks)
     problems += await _group_problems(conn)
+    problems += await _stall_problems(conn, tasks)
     return problems
 
 

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "permissions": ("permissions:permissions", "See what tasks ask for, and answer."),
     "ask": ("ask:ask", "Inside a running task: ask its owner for permission, and wait for the answer."),
     "inbox": ("ask:inbox", "Inside a running task: print the messages that it has not read yet."),
+    "budget": ("within:budget", "Inside a running task: what it may spend and make, and what is left of it."),
     "groups": ("within:groups", "Inside a running task: open, close and cancel groups of its children."),
     "rounds": ("within:rounds", "Inside a running task: prompt live children, and take prompts as one."),
     "workspace": ("within:workspace", "Inside a running task: store its files, and see or move what the run has selected."),

@@ -21,6 +21,7 @@ from flakes.core.workflow_file import (
     to_definitions,
 )
 from flakes.core.workflow_task import HARNESS_GRANTS, HARNESS_OUTPUT, Workflow
+from flakes.harness.definition import Defaults
 from flakes.harness.errors import HarnessError
 from flakes.harness.packing import packed
 from flakes.wire.errors import ApiError
@@ -110,22 +111,38 @@ def is_harness(what: str) -> bool:
         return False
 
 
-def from_harness(path: Path, adapter: str | None, variables: dict[str, str]) -> Plan:
-    """One task that runs the harness; `adapter` is its children's, variables are its arguments (JSON, or
-    else text)."""
+def from_harness(
+    path: Path, adapter: str | None, variables: dict[str, str], defaults: Path | None = None
+) -> Plan:
+    """One task that runs the harness; `adapter` is its children's, `defaults` a file of all that they get;
+    variables are its arguments (JSON, or else text)."""
     try:
         work = packed(path)
     except HarnessError as error:
         raise ApiError("usage", error.message, error.fix, harnessCode=error.code) from error
     if variables:
         work["args"] = {name: _json_or_text(value) for name, value in variables.items()}
+    given = {} if defaults is None else _defaults(defaults)
     if adapter not in (None, "harness"):
-        work["defaults"] = {"agent": {"adapter": adapter}}
+        given["agent"] = {**given.get("agent", {}), "adapter": adapter}
+    if given:
+        work["defaults"] = given
     task: dict[str, Any] = {
         "taskKey": "task", "title": path.stem, "adapter": "harness", "input": work,
         "toolGrants": list(HARNESS_GRANTS), "declaredOutputs": dict(HARNESS_OUTPUT),
     }  # fmt: skip
     return Plan(tasks=[task], title=path.stem, stem=path.stem)
+
+
+def _defaults(path: Path) -> dict[str, Any]:
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        Defaults.of(given)
+    except (OSError, ValueError) as error:
+        raise ApiError("usage", f"{path} cannot be used: {error}", "give a file with a JSON object") from error
+    except HarnessError as error:
+        raise ApiError("usage", f"{path}: {error.message}", error.fix, harnessCode=error.code) from error
+    return given
 
 
 def _json_or_text(value: str) -> Any:

@@ -62,7 +62,8 @@ class Case:
     """One case. `children` says what each child does; `round` what a live child does with a message (the child,
     the message, and how many rounds it had). `signals` are those that were sent, by name, in order. Expected are
     the `status`, and where given the `data`, the `count` of children, the code of the `error`, the keys of
-    the children whose files were promoted. `files` are those that the run begins with."""
+    the children whose files were promoted. `files` are those that the run begins with, `budget` what bounds the harness (an owner who is asked for
+    more denies it)."""
 
     name: str
     children: Callable[[FixtureChild], Fixture] = lambda _: Done()
@@ -70,6 +71,7 @@ class Case:
     round: Callable[[FixtureChild, str, int], Fixture] = lambda *_: Done()
     signals: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    budget: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     status: Literal["succeeded", "failed", "cancelled"] = "succeeded"
     data: Mapping[str, Any] | None = None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Dimension = Literal["children", "tokens", "costMicroUsd", "wallMs"]
+INFINITE: Final = float("inf")
 OUTPUT_BYTES_MAX: Final = 8 * 1024 * 1024
 """What a harness reads of one output: it decides, children do the work."""
 
@@ -111,24 +112,57 @@ class Run:
         return [each["text"] for each in found["messages"]]
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetNow:
+    """How budgets stood when they were read. `spent` is what the harness's task and all below it have spent and
+    made; `left` and `limit` are those of the narrowest bound on it (its own, one above it, or its run's). No bound
+    is infinite."""
+
+    body: Mapping[str, Any]
+
+    def spent(self, dimension: Dimension) -> int:
+        """So much was spent, or so many children made."""
+        return self.body["spent"][dimension]
+
+    def left(self, dimension: Dimension) -> float:
+        """So much may be spent still, or so many made."""
+        return min((each["left"] for each in self._bounds(dimension)), default=INFINITE)
+
+    def limit(self, dimension: Dimension) -> float:
+        """What may be spent or made in all, where least is left."""
+        narrowest = min(self._bounds(dimension), key=lambda each: each["left"], default=None)
+        return INFINITE if narrowest is None else narrowest["limit"]
+
+    def _bounds(self, dimension: Dimension) -> list[Mapping[str, Any]]:
+        return [each for each in self.body["bounds"] if each["bound"] == dimension]
+
+
 class Budget:
-    """`ctx.budget`, of the harness's task; no limit is infinite."""
+    """`ctx.budget`: what the harness and its children may spend and make. Each reading is in the journal, so what
+    was decided by it is decided the same way in every replay."""
 
     def __init__(self, replay: Replay, limits: Mapping[str, int], spawner: Spawner) -> None:
         self._replay = replay
         self._limits = limits
         self._spawner = spawner
 
+    async def read(self) -> BudgetNow:
+        """How all of it stands now. Children that were begun and not awaited count from the next await on."""
+        return BudgetNow(await self._replay.call("budget.read", {}, "read the budget"))
+
+    async def spent(self, dimension: Dimension) -> int:
+        """So much was spent, or so many children made, by the task and all below it."""
+        return (await self.read()).spent(dimension)
+
+    async def left(self, dimension: Dimension) -> float:
+        """So much may be spent still, or so many made."""
+        return (await self.read()).left(dimension)
+
     def total(self, dimension: Dimension) -> float:
-        """What the task may use."""
-        return self._limits.get(dimension, float("inf"))
+        """What the task's own budget was when it was submitted; owners may extend it."""
+        return self._limits.get(dimension, INFINITE)
 
     @property
     def children(self) -> int:
-        """Children begun so far."""
+        """Children that this harness has begun so far."""
         return self._spawner.count
-
-    @property
-    def children_left(self) -> float:
-        """How many more may be begun."""
-        return self.total("children") - self._spawner.count

@@ -103,6 +103,12 @@ class TaskEngine:
             return Settled(condition.id, None, error)
         if wait["state"] == "pending":
             return None
+        if wait.get("stalled"):
+            keys = ", ".join(f"`{each}`" for each in wait["stalled"])
+            return Settled(condition.id, None, HarnessError(
+                "wait_stalled", f"what is waited for is blocked for good: {keys}", "cancel it, or retry what it depends on",
+                taskKeys=wait["stalled"],
+            ))  # fmt: skip
         match condition.kind:
             case "children":
                 return Settled(condition.id, self._results(about["taskIds"]))

@@ -73,18 +73,19 @@ class Permissions:
             operation_id=operation_id[:200], prompt=prompt[: limits.PERMISSION_PROMPT_LENGTH_MAX],
             action=action, details=dict(details) if fits else {"tooLarge": True},
         )  # fmt: skip
-        found = await self._operate("permission.ask", encode(body))
-        while isinstance(found, Permission) and found.decision is None and found.status == "pending":
-            poll = PermissionPoll(
-                permission_request_id=found.permission_request_id, wait_s=limits.PERMISSION_WAIT_S_MAX
-            )
-            found = await self._operate("permission.status", encode(poll))
-        if isinstance(found, Permission):
-            return Decision(found.decision == "approved", found.reason or ""), found.permission_request_id
-        return Decision(False, f"the question could not be asked: {found}"), ""
+        return await answered(self._forwarder, self._assignment_id, body)
 
-    async def _operate(self, operation: str, body: bytes) -> Permission | str:
-        status, answer = await self._forwarder.ask(self._assignment_id, operation, body)
+    def _is_output(self, path: Path) -> bool:
+        return path.resolve().is_relative_to(self._outputs_dir.resolve())
+
+
+async def answered(
+    forwarder: Asks, assignment_id: str, body: PermissionAsk
+) -> tuple[Decision, str]:
+    """Ask the owner of the run, and wait for as long as it takes: the answer, and the id of the request."""
+
+    async def operate(operation: str, content: bytes) -> Permission | str:
+        status, answer = await forwarder.ask(assignment_id, operation, content)
         try:
             if status == 200:
                 return decode(answer, Permission)
@@ -92,5 +93,12 @@ class Permissions:
             return str(error)
         return answer[:300].decode("utf-8", "replace")
 
-    def _is_output(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self._outputs_dir.resolve())
+    found = await operate("permission.ask", encode(body))
+    while isinstance(found, Permission) and found.decision is None and found.status == "pending":
+        poll = PermissionPoll(
+            permission_request_id=found.permission_request_id, wait_s=limits.PERMISSION_WAIT_S_MAX
+        )
+        found = await operate("permission.status", encode(poll))
+    if isinstance(found, Permission):
+        return Decision(found.decision == "approved", found.reason or ""), found.permission_request_id
+    return Decision(False, f"the question could not be asked: {found}"), ""

@@ -16,6 +16,7 @@ import msgspec
 
 from flakes.sandbox.tools.server import Asks
 from flakes.wire.budgets import (
+    AnyBound,
     Bound,
     BudgetExtend,
     BudgetGrant,
@@ -30,8 +31,9 @@ from flakes.wire.transcripts import AgentUsage
 NAMES: Final[dict[Bound, str]] = {
     "tokens": "tokens", "costMicroUsd": "cost_micro_usd", "wallMs": "wall_ms",
 }  # fmt: skip
-_WORDS: Final[dict[Bound, str]] = {
+_WORDS: Final[dict[AnyBound, str]] = {
     "tokens": "tokens", "costMicroUsd": "millionths of a dollar", "wallMs": "milliseconds of working time",
+    "children": "children",
 }  # fmt: skip
 
 
@@ -68,11 +70,11 @@ class Budget:
         added: Mapping[str, int],
     ) -> None:
         self._task_id = task_id
-        self._first: dict[Bound, int] = {
+        self._first: dict[AnyBound, int] = {
             bound: limit for bound, name in NAMES.items()
             if budget and (limit := getattr(budget, name)) is not None
         }  # fmt: skip
-        self._limits: dict[Bound, int] = {
+        self._limits: dict[AnyBound, int] = {
             bound: limit + added.get(bound, 0) for bound, limit in self._first.items()
         }
         self._before = _amounts(before or AgentUsage())
@@ -113,8 +115,8 @@ class SharedBudget:
         self._assignment_id = assignment_id
         self._forwarder = forwarder
         self._shares = shares
-        self._granted: dict[Bound, int] = {}
-        self._asked_at: dict[Bound, int] = {}
+        self._granted: dict[AnyBound, int] = {}
+        self._asked_at: dict[AnyBound, int] = {}
         self._shortage: BudgetShortage | None = None
 
     def __contains__(self, bound: Bound) -> bool:
@@ -174,7 +176,7 @@ class SharedBudget:
         return Hit(question, who)
 
 
-def _amounts(usage: AgentUsage) -> dict[Bound, int]:
+def _amounts(usage: AgentUsage) -> dict[AnyBound, int]:
     return {
         "tokens": usage.tokens, "costMicroUsd": usage.cost_micro_usd or 0, "wallMs": usage.worked_ms,
     }  # fmt: skip

@@ -32,6 +32,7 @@ from flakes.sandbox.blobs import RefusedError
 from flakes.sandbox.budgets import bounds
 from flakes.sandbox.containment import Containment
 from flakes.sandbox.directory import TaskDirectory, disk_full, disk_full_error, environment
+from flakes.sandbox.extending import Extending
 from flakes.sandbox.inbox import Inbox
 from flakes.sandbox.loglines import LogSink
 from flakes.sandbox.results import outcome_of, task_error
@@ -268,7 +269,7 @@ class Lifecycle:
         self._tools = await ToolServer.open(
             assignment.assignment_id,
             directory.root,
-            services.forwarder,
+            Extending(services.forwarder),
             {**self._inbox.operations(), **self._workspace.operations()},
         )
         self._containment.cwd = directory.work

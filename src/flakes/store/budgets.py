@@ -18,13 +18,17 @@ from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.fences import Holder, is_granted
 from flakes.store.ledger import Ledger
 from flakes.wire.budgets import (
+    AnyBound,
     Bound,
+    BudgetBound,
     BudgetExtend,
     BudgetExtended,
     BudgetGrant,
     BudgetQuestion,
     BudgetReserve,
     BudgetShortage,
+    BudgetSpent,
+    BudgetState,
 )
 from flakes.wire.codec import BodyError, decode, encode
 from flakes.wire.errors import ApiError, not_found
@@ -35,6 +39,7 @@ BOUNDS: Final[dict[Bound, str]] = {
     "tokens": "tokens", "costMicroUsd": "cost_micro_usd", "wallMs": "wall_ms",
 }  # fmt: skip
 """Their names in structs and tables."""
+ALL_BOUNDS: Final[dict[AnyBound, str]] = {**BOUNDS, "children": "children"}
 
 _RELEASE = Query("""
     delete from budget_reservations b using assignments a
@@ -75,11 +80,14 @@ _BELOW = """
     )"""
 
 _USED = """
-    select coalesce(sum(tokens), 0)::bigint, coalesce(sum(cost), 0)::bigint, coalesce(sum(wall), 0)::bigint
+    select coalesce(sum(tokens), 0)::bigint, coalesce(sum(cost), 0)::bigint, coalesce(sum(wall), 0)::bigint,
+           coalesce(sum(told_tokens), 0)::bigint, coalesce(sum(told_cost), 0)::bigint,
+           coalesce(sum(told_wall), 0)::bigint
     from (
         select greatest(coalesce(u.input_total + u.output, 0), coalesce(b.tokens, 0)) as tokens,
                greatest(coalesce(u.cost_micro_usd, 0), coalesce(b.cost_micro_usd, 0)) as cost,
-               greatest(coalesce(u.worked_ms, 0), coalesce(b.wall_ms, 0)) as wall
+               greatest(coalesce(u.worked_ms, 0), coalesce(b.wall_ms, 0)) as wall,
+               u.input_total + u.output as told_tokens, u.cost_micro_usd as told_cost, u.worked_ms as told_wall
         from (select * from attempt_usage where {where}) u
         full join (select * from budget_reservations where {where}) b using (assignment_id)
         where coalesce(u.assignment_id, b.assignment_id) <> %(assignment_id)s
@@ -133,8 +141,8 @@ async def reserve(conn: Connection, holder: Holder, body: BudgetReserve) -> Budg
     granted: dict[str, int] = {}
     shortage: BudgetShortage | None = None
     for scope in found:
-        others = await _others(conn, scope, holder.assignment_id)
-        for (bound, name), other in zip(BOUNDS.items(), others, strict=True):
+        others = await _used(conn, scope, holder.assignment_id)
+        for (bound, name), other in zip(BOUNDS.items(), others[:3], strict=True):
             first = getattr(scope.budget, name)
             if first is None:
                 continue
@@ -172,7 +180,7 @@ async def extend(
     limit = first + (await extensions(conn, [asked.scope_id])).get((asked.scope_id, asked.budget), 0)
     used = await row(conn, _USED_BEFORE, key)
     if used is None and limit <= asked.limit:
-        more = budget.extended(limit, asked.spent, first) - limit
+        more = max(budget.extended(limit, asked.spent, first), asked.spent + asked.wanted) - limit
         params = {"run_id": holder.run_id, "scope_id": asked.scope_id, "bound": asked.budget, "amount": more}
         await run(conn, _EXTEND, key | params)
         limit += more
@@ -184,7 +192,37 @@ async def extend(
     return BudgetExtended(bound=asked.budget, limit=limit)
 
 
-async def extensions(conn: Connection, scope_ids: Sequence[str]) -> dict[tuple[str, Bound], int]:
+async def state(conn: Connection, holder: Holder) -> BudgetState:
+    """How all budgets stand that bound the task."""
+    await run(conn, _RELEASE, {"run_id": holder.run_id})
+    found = await _scopes(conn, holder.run_id, holder.task_id, own=True)
+    added = await extensions(conn, [scope.scope_id for scope in found])
+    bounds: list[BudgetBound] = []
+    for scope in found:
+        used = await _used(conn, scope, "")
+        made = await _made(conn, scope)
+        for (bound, name), taken, spent in zip(
+            ALL_BOUNDS.items(), (*used[:3], made), (*used[3:], made), strict=True
+        ):
+            first = getattr(scope.budget, name)
+            if first is None:
+                continue
+            limit = first + added.get((scope.scope_id, bound), 0)
+            bounds.append(BudgetBound(
+                bound=bound, scope=scope.kind, scope_id=scope.scope_id, key=scope.key, limit=limit,
+                spent=spent, left=max(0, limit - taken),
+            ))  # fmt: skip
+    whole = Scope("tree", holder.task_id, holder.task_key, TaskBudget())
+    tokens, cost, wall = (await _used(conn, whole, ""))[3:]
+    own = BudgetSpent(
+        tokens=tokens, cost_micro_usd=cost, wall_ms=wall, children=await _made(conn, whole)
+    )
+    return BudgetState(spent=own, bounds=bounds)
+
+
+async def extensions(
+    conn: Connection, scope_ids: Sequence[str]
+) -> dict[tuple[str, AnyBound], int]:
     """What was added to the bounds of these runs and tasks, by scope and bound."""
     found = await rows(conn, _ADDED, {"scope_ids": list(scope_ids)})
     return {(scope_id, bound): amount for scope_id, bound, amount in found}
@@ -192,19 +230,20 @@ async def extensions(conn: Connection, scope_ids: Sequence[str]) -> dict[tuple[s
 
 async def check_children(conn: Connection, run_id: str, parent_id: str, count: int) -> None:
     """Whether a task may make `count` more children: what it, each task above it and the run allow of all that
-    is below them. The caller holds the lock of the run; 400 `limit_exceeded`."""
-    for scope in await _scopes(conn, run_id, parent_id, own=True):
-        limit = scope.budget.children
-        if limit is None:
+    is below them. The caller holds the lock of the run; 409 `budget_exhausted`, whose details are a
+    `BudgetQuestion`."""
+    scopes = await _scopes(conn, run_id, parent_id, own=True)
+    added = await extensions(conn, [scope.scope_id for scope in scopes])
+    for scope in scopes:
+        if scope.budget.children is None:
             continue
-        query = _SPAWNED_IN_RUN if scope.kind == "run" else _SPAWNED_BELOW
-        found = await row(conn, query, {"scope_id": scope.scope_id})
-        made = found[0] if found else 0
+        limit = scope.budget.children + added.get((scope.scope_id, "children"), 0)
+        made = await _made(conn, scope)
         if made + count > limit:
-            what = f"the run {scope.key!r}" if scope.kind == "run" else f"the task {scope.key!r}"
             raise ApiError(
-                "limit_exceeded", f"{what} has {made} of the {limit} children that its budget allows, {count} more are too many",
-                "spawn fewer, or give it a larger `budget`", limit=limit,
+                "budget_exhausted", f"the {'run' if scope.kind == 'run' else 'task'} {scope.key} has made {made:,} of the {limit:,} children that its budget allows, and wants {count:,} more",
+                "make fewer, or give it a larger `budget`", budget="children", scope=scope.kind,
+                scopeId=scope.scope_id, spent=made, limit=limit, wanted=count,
             )  # fmt: skip
 
 
@@ -213,11 +252,19 @@ async def _scopes(conn: Connection, run_id: str, task_id: str, *, own: bool) -> 
     return [Scope(kind, scope_id, key, _decoded(value)) for kind, scope_id, key, value, _ in found]
 
 
-async def _others(conn: Connection, scope: Scope, assignment_id: str) -> tuple[int, int, int]:
+async def _used(conn: Connection, scope: Scope, assignment_id: str) -> tuple[int, ...]:
+    """Tokens, money and time that attempts other than this one have spent or reserved; then what they have spent."""
     query = _OTHERS_OF_RUN if scope.kind == "run" else _OTHERS_BELOW
     found = await row(conn, query, {"scope_id": scope.scope_id, "assignment_id": assignment_id})
     assert found is not None
-    return found[0], found[1], found[2]
+    return found
+
+
+async def _made(conn: Connection, scope: Scope) -> int:
+    """Children that were made in it, and theirs."""
+    query = _SPAWNED_IN_RUN if scope.kind == "run" else _SPAWNED_BELOW
+    found = await row(conn, query, {"scope_id": scope.scope_id})
+    return found[0] if found else 0
 
 
 async def _concerns(conn: Connection, holder: Holder, scope_id: str) -> bool:
@@ -226,8 +273,8 @@ async def _concerns(conn: Connection, holder: Holder, scope_id: str) -> bool:
     return scope_id in {scope.scope_id for scope in found}
 
 
-def _budget(stored: Any, bound: Bound) -> int | None:
-    return getattr(_decoded(stored), BOUNDS[bound])
+def _budget(stored: Any, bound: AnyBound) -> int | None:
+    return getattr(_decoded(stored), ALL_BOUNDS[bound])
 
 
 def _decoded(stored: Any) -> TaskBudget:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from flakes.core.group import Counts, GroupStatus, JoinRule, judge
 from flakes.core.task import TaskStatus
-from flakes.store import cancels
+from flakes.store import cancels, stalls
 from flakes.store.database import Connection, Query, rows, run
 from flakes.store.ledger import Ledger
 from flakes.wire.codec import encode
@@ -145,6 +145,21 @@ async def settle(conn: Connection, ledger: Ledger) -> None:
         ended, ledger.ended = ledger.ended, []
         await _owners(conn, ledger, ended)
         await _members(conn, ledger, ended)
+    await _stalls(conn, ledger)
+
+
+async def _stalls(conn: Connection, ledger: Ledger) -> None:
+    """Waits that have lost their last hope are over. Where no task of a run is blocked, none has."""
+    doubtful, ledger.doubtful = ledger.doubtful, set()
+    stuck, ledger.stuck = ledger.stuck, set()
+    if not any(locked.count(TaskStatus.BLOCKED) for locked in ledger.runs.values()):
+        return
+    if not doubtful and not stuck:
+        return
+    found = await stalls.find(conn, await stalls.pending(conn, doubtful, stuck))
+    await settle_waits(conn, ledger, [
+        (each.wait_id, "settled", {"verdict": GroupStatus.FAILED, "stalled": each.task_keys}) for each in found
+    ])  # fmt: skip
 
 
 async def _owners(conn: Connection, ledger: Ledger, ended: Collection[str]) -> None:
@@ -180,6 +195,8 @@ async def _members(conn: Connection, ledger: Ledger, ended: Collection[str]) -> 
         verdict = judge(JoinRule(rule), needed, Counts(*counts))
         if verdict is not None:
             decided.append((wait_id, "settled", outcome_of(verdict, Counts(*counts))))
+        else:
+            ledger.doubtful.add(wait_id)
     await settle_waits(conn, ledger, decided)
 
 
@@ -193,6 +210,7 @@ async def groups_decided(
             continue
         verdict = judge(JoinRule(rule), quorum, Counts(*counts))
         if verdict is None:
+            ledger.doubtful.add(group_id)
             continue
         settled[group_id] = (verdict, Counts(*counts))
         data = {"groupId": group_id, "groupKey": key, "status": verdict}
@@ -223,8 +241,10 @@ async def settle_waits(
         "wait_ids": [each[0] for each in decided], "states": [each[1] for each in decided],
         "outcomes": [encode(each[2]).decode() for each in decided],
     })  # fmt: skip
+    stalled = {each[0]: {"stalled": each[2]["stalled"]} for each in decided if "stalled" in each[2]}
     for wait_id, run_id, task_id, kind, state, operation_id, _ in sorted(done):
         data = {"waitId": wait_id, "kind": kind, "state": state, "operationId": operation_id}
+        data |= stalled.get(wait_id, {})
         ledger.event(run_id, "wait.settled", task_id, data)
     ledger.settled += [each[0] for each in done]
     asleep = list({each[2] for each in done if each[-1]})

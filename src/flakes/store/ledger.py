@@ -107,6 +107,10 @@ class Ledger:
     """Tasks that `joins.settle` has made ready."""
     settled: list[str] = field(default_factory=list)
     """Waits that are over, to be told after the commit to whoever is held."""
+    doubtful: set[str] = field(default_factory=set)
+    """Waits, groups and waiting tasks that something has happened to which decided nothing (see `stalls`)."""
+    stuck: set[str] = field(default_factory=set)
+    """Runs in which a bad end has left tasks blocked for good."""
 
     @classmethod
     async def lock(cls, conn: Connection, run_ids: Collection[str]) -> Ledger:

@@ -111,6 +111,7 @@ async def after_failure(conn: Connection, ledger: Ledger, task_ids: Collection[s
         if event is None:
             pending = sum(not satisfies(final[d], policy) for d in dependencies)
             writes.append((task.task_id, TaskStatus.BLOCKED, pending, None))
+            ledger.stuck.add(run_id)
             continue
         status = new[event]
         ledger.move(run_id, TaskStatus.BLOCKED, status, optional=optional)

@@ -81,7 +81,8 @@ async def spawn(
     conn: Connection, ledger: Ledger, holder: Holder, body: TaskSpawn
 ) -> tuple[Spawned, int]:
     """The children, and how many of them are ready. See `TaskSpawn`; 403 `grant_required` (F25), 409
-    `operation_conflict`, `group_closed`, `wait_deadlock`, `run_conflict`, 400 `limit_exceeded`."""
+    `operation_conflict`, `group_closed`, `wait_deadlock`, `run_conflict`, `budget_exhausted`, 400
+    `limit_exceeded`."""
     key = {"task_id": holder.task_id, "operation_id": body.operation_id}
     digest = runs.digest_of(body)
     known = await row(conn, _KNOWN, key)
@@ -97,7 +98,7 @@ async def spawn(
     group = None if body.group is None else await groups.get(conn, holder.task_id, body.group)
     if group is not None and GroupStatus(group.status) is not GroupStatus.OPEN:
         raise ApiError("group_closed", f"the group {group.group_key!r} is {group.status}", "open another group", groupId=group.group_id)
-    _check_room(parent, depth, child_count, len(body.tasks))
+    _check_room(depth, child_count, len(body.tasks))
     await budgets.check_children(conn, holder.run_id, holder.task_id, len(body.tasks))
     if group is not None and group.max_children is not None:
         _check_limit("the group", group.counts.total + len(body.tasks), group.max_children)
@@ -175,10 +176,7 @@ def _require_alive(ledger: Ledger, run_id: str) -> None:
         raise ApiError("run_closed", f"run {ledger.runs[run_id].run_key!r} is cancelled", "end the task")
 
 
-def _check_room(parent: TaskDefinition, depth: int, child_count: int, more: int) -> None:
-    budget = parent.budget.children if parent.budget else None
-    if budget is not None:
-        _check_limit("the budget of the task", child_count + more, budget)
+def _check_room(depth: int, child_count: int, more: int) -> None:
     _check_limit("one task", child_count + more, limits.CHILDREN_MAX)
     if depth >= limits.SPAWN_DEPTH_MAX:
         raise ApiError("limit_exceeded", f"the task is {depth} generations below the graph", "let a task higher up make the children", limit=limits.SPAWN_DEPTH_MAX)

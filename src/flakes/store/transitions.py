@@ -385,6 +385,7 @@ class _Batch:
             self.ledger.event(row.run_id, "task.queued", row.task_id, {"reason": "wait_settled"})
             return
         self.yielded.append(row)
+        self.ledger.doubtful.add(row.task_id)
         self.ledger.move(row.run_id, TaskStatus.RUNNING, TaskStatus.WAITING, optional=row.optional)
         self.ledger.event(row.run_id, "task.waiting", row.task_id, {"assignmentId": row.assignment_id})
 

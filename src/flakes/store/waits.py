@@ -12,8 +12,8 @@ from typing import Any
 
 from flakes.core import limits
 from flakes.core.group import SETTLED, Counts, GroupStatus, JoinRule, can_settle, judge
-from flakes.core.task import TERMINAL, TaskStatus
-from flakes.store import groups, joins, runs, signals, spawning, tasks
+from flakes.core.task import TaskStatus
+from flakes.store import groups, joins, runs, signals, spawning, stalls, tasks
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.definitions import check_key
 from flakes.store.fences import Holder
@@ -57,19 +57,10 @@ _YIELD = Query("""
 
 _CHILDREN = Query("select task_id, status from tasks where parent_task_id = %(task_id)s order by task_id")
 
-_MEMBERS = Query("select task_id, status from tasks where group_id = %(group_id)s")
-
 _ROUND = Query("""
     select round_id, state from rounds where task_id = %(task_id)s and round_key = %(round_key)s""")
 
 _ENDED_ROUNDS = Query("select count(*) from rounds where task_id = %(task_id)s and state <> 'PROMPTED'")
-
-# What holds each blocked member back: (member, key, what it depends on, how that stands).
-_BLOCKED_BY = Query("""
-    select t.task_id, t.task_key, d.depends_on, s.status
-    from tasks t join task_dependencies d on d.task_id = t.task_id
-    join tasks s on s.task_id = d.depends_on
-    where t.task_id = any(%(task_ids)s) and s.status <> 'SUCCEEDED'""")
 
 # Uses waits_due.
 _DUE = Query("""
@@ -89,7 +80,8 @@ async def ask(
     conn: Connection, ledger: Ledger, holder: Holder, body: WaitFor, *, yields: bool
 ) -> Wait:
     """The wait of that operation id, registered if it is new. `yields`: when it is pending, this attempt is
-    told to end. 404 for what is not the task's own; 409 `group_open`, `wait_unsatisfiable`, `wait_stalled`."""
+    told to end. 404 for what is not the task's own; 409 `group_open`, `wait_unsatisfiable`, `wait_stalled`,
+    `wait_deadlock`."""
     digest = runs.digest_of(_meaning(body))
     key = {"task_id": holder.task_id, "operation_id": body.operation_id}
     known = await row(conn, _KNOWN, key)
@@ -151,6 +143,8 @@ async def _register(
         await joins.settle_waits(conn, ledger, [(wait_id, "settled", outcome)])
     elif members:
         await run(conn, _INSERT_MEMBERS, {"wait_id": wait_id, "task_ids": members})
+    if outcome is None and ledger.runs[holder.run_id].count(TaskStatus.BLOCKED):
+        await _refuse_stalled(conn, wait_id, holder.task_id)
     return await get(conn, wait_id)
 
 
@@ -193,7 +187,6 @@ async def _on_group(
         return group.group_id, joins.outcome_of(status, counts)
     if status is GroupStatus.OPEN:
         raise ApiError("group_open", f"the group {group.group_key!r} is open: it could still grow", "close it before waiting for it", groupId=group.group_id)
-    await _refuse_stalled(conn, await rows(conn, _MEMBERS, {"group_id": group.group_id}))
     return group.group_id, None
 
 
@@ -225,8 +218,6 @@ async def _on_children(
         raise ApiError("wait_unsatisfiable", f"{needed or 1} of {len(members)} children can never be reached", "make the children first, or ask for fewer", children=len(members))
     counts = _counted(members)
     verdict = judge(rule, needed, counts)
-    if verdict is None:
-        await _refuse_stalled(conn, members)
     own = {
         "join_rule": str(rule), "needed": needed, "total": counts.total, "succeeded": counts.succeeded,
         "failed": counts.failed, "cancelled": counts.cancelled,
@@ -243,19 +234,12 @@ def _counted(members: Sequence[tuple[Any, ...]]) -> Counts:
     )  # fmt: skip
 
 
-async def _refuse_stalled(conn: Connection, members: Sequence[tuple[Any, ...]]) -> None:
-    """Refuse when all that still lives is blocked for good: behind what ended badly, or behind each other."""
-    live = {task_id for task_id, status in members if TaskStatus(status) not in TERMINAL}
-    blocked = {task_id for task_id, status in members if status == TaskStatus.BLOCKED}
-    if not live or live != blocked:
-        return
-    keys: dict[str, str] = {}
-    for task_id, key, depends_on, status in await rows(conn, _BLOCKED_BY, {"task_ids": sorted(blocked)}):
-        if TaskStatus(status) not in TERMINAL and depends_on not in blocked:
-            return  # something outside is still under way
-        keys[task_id] = key
-    stalled = sorted(keys.values())
-    raise ApiError("wait_stalled", f"{len(stalled)} tasks are blocked for good, {stalled[0]!r} first", "cancel them, or retry what they depend on", taskKeys=stalled[:50])
+async def _refuse_stalled(conn: Connection, wait_id: str, task_id: str) -> None:
+    """Refuse when all that still lives is blocked for good: behind what ended badly, or behind this task."""
+    for each in await stalls.find(conn, [wait_id], [task_id]):
+        if each.circle:
+            raise ApiError("wait_deadlock", f"what is waited for waits for this task: {each.task_keys[0]!r} depends on it", "let it depend on something else, or do not wait for it", taskKeys=each.task_keys)
+        raise ApiError("wait_stalled", f"{len(each.task_keys)} tasks are blocked for good, {each.task_keys[0]!r} first", "cancel them, or retry what they depend on", taskKeys=each.task_keys)
 
 
 async def get(conn: Connection, wait_id: str) -> Wait:
@@ -303,6 +287,6 @@ def _wait(found: tuple[Any, ...]) -> Wait:
     return Wait(
         wait_id=wait_id, operation_id=operation_id, task_id=task_id, kind=kind, state=state,
         verdict=told.get("verdict"), counts=Members(**told["counts"]) if "counts" in told else None, group_id=group_id,
-        signal_name=signal_name, round_id=round_id, payload=told.get("payload"), due_at=due_at, created_at=created_at,
+        stalled=told.get("stalled", []), signal_name=signal_name, round_id=round_id, payload=told.get("payload"), due_at=due_at, created_at=created_at,
         settled_at=settled_at,
     )  # fmt: skip

@@ -14,6 +14,8 @@ from flakes.wire.codec import Body, Frozen
 
 Amount = Annotated[int, Meta(ge=0)]
 Bound = Literal["tokens", "costMicroUsd", "wallMs"]
+AnyBound = Literal["tokens", "costMicroUsd", "wallMs", "children"]
+"""`children` are counted when they are made: nothing of them is reserved."""
 
 
 class BudgetReserve(Body, frozen=True, kw_only=True):
@@ -55,15 +57,47 @@ class BudgetExtend(Body, frozen=True, kw_only=True):
 class BudgetExtended(Frozen, frozen=True, kw_only=True):
     """The bound as it is now; a request that was used before, or that asked about a lower one, changes nothing."""
 
-    bound: Bound
+    bound: AnyBound
     limit: int
 
 
-class BudgetQuestion(Frozen, frozen=True, kw_only=True):
-    """The details of a permission request of action `extend`. `scopeId`: a run or a task."""
+class BudgetQuestion(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """The details of a permission request of action `extend`. `scopeId`: a run or a task. `wanted`: how many
+    children were to be made."""
 
-    budget: Bound
+    budget: AnyBound
     scope: Literal["task", "tree", "run"]
     scope_id: str
     spent: int
     limit: int
+    wanted: int = 0
+
+
+class BudgetBound(Frozen, frozen=True, kw_only=True):
+    """A bound on a task: its own or that of a task above it, with all below (`tree`), or its run's. `left` is what
+    may still be spent or made: not what attempts that run have reserved, and never below 0."""
+
+    bound: AnyBound
+    scope: Literal["tree", "run"]
+    scope_id: str
+    key: str
+    """Of the run or the task."""
+    limit: int
+    spent: int
+    left: int
+
+
+class BudgetSpent(Frozen, frozen=True, kw_only=True):
+    """What a task and all below it have spent, in all attempts, as far as it was told."""
+
+    tokens: int
+    cost_micro_usd: int
+    wall_ms: int
+    children: int
+
+
+class BudgetState(Frozen, frozen=True, kw_only=True):
+    """How the budgets of a task stand: its own first, its run's last."""
+
+    spent: BudgetSpent
+    bounds: list[BudgetBound]

@@ -65,6 +65,7 @@ CODES: Final[dict[str, Code]] = {
     "wait_unsatisfiable": Code(409, EXIT_USAGE, "What is waited for can never happen; `counts` or the message says why."),
     "wait_stalled": Code(409, EXIT_USAGE, "Everything that is waited for is blocked behind tasks that have ended; `taskKeys` names it."),
     "wait_deadlock": Code(409, EXIT_USAGE, "A child would wait for the task that waits for it; `taskKeys` names the tasks."),
+    "budget_exhausted": Code(409, EXIT_USAGE, "A budget allows no more; `budget`, `scope`, `scopeId`, `spent` and `limit` say which."),
     "journal_conflict": Code(409, EXIT_USAGE, "The journal holds other entries there, or ends before; `length` says where."),
     "digest_mismatch": Code(409, EXIT_USAGE, "The bytes are not those of the digest they were announced with."),
     "artifact_pending": Code(409, EXIT_USAGE, "The artifact's content has not arrived yet."),

@@ -24,7 +24,13 @@ from flakes.wire.artifacts import (
     ArtifactRead,
     ArtifactUpload,
 )
-from flakes.wire.budgets import BudgetExtend, BudgetExtended, BudgetGrant, BudgetReserve
+from flakes.wire.budgets import (
+    BudgetExtend,
+    BudgetExtended,
+    BudgetGrant,
+    BudgetReserve,
+    BudgetState,
+)
 from flakes.wire.codec import Body
 from flakes.wire.groups import (
     Children,
@@ -153,6 +159,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
         PermissionPoll, Permission, "Say how an own request stands; wait a while for its answer.",
         errors=("not_found",), waits=True,
     ),
+    "budget.read": Operation(
+        Empty, BudgetState, "Say what the budgets of this task are, and what of them is spent and left.",
+        words=("budget", "show"),
+    ),
     "budget.reserve": Operation(
         BudgetReserve, BudgetGrant, "Reserve what the attempt may spend next of the budgets it shares.", inner=True,
     ),
@@ -194,7 +204,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
         TaskSpawn, Spawned, "Make children of this task, all or none, and admit them.", grant=SPAWN,
         words=("tasks", "spawn"),
         errors=("operation_conflict", "group_closed", "wait_deadlock", "run_conflict", "run_closed",
-                "run_deleting", "graph_invalid", "limit_exceeded", "artifact_pending", "not_found"),
+                "run_deleting", "graph_invalid", "limit_exceeded", "budget_exhausted", "artifact_pending", "not_found"),
     ),
     "task.children": Operation(
         ChildrenRead, Children, "List the children of this task, all or those of a group.",
@@ -220,8 +230,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
         WaitFor, Wait, "Wait for a group, children, a time or a signal. An answer that is pending means: end your turn"
         " now; you go on when it has come.",
         words=("wait",), waits=True,
-        errors=("operation_conflict", "group_open", "wait_unsatisfiable", "wait_stalled", "limit_exceeded",
-                "not_found"),
+        errors=("operation_conflict", "group_open", "wait_unsatisfiable", "wait_stalled", "wait_deadlock",
+                "limit_exceeded", "not_found"),
     ),
     "task.signal": Operation(
         SignalSend, Signal, "Send a signal to the parent or a child of this task.",

@@ -82,6 +82,9 @@ class Wait(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     verdict: Status | None = None
     counts: Members | None = None
     """Of the group or the children, when the wait was settled."""
+    stalled: list[str] = []
+    """Keys of tasks that are blocked for good, when the wait is over because it could never be satisfied; its verdict
+    is `FAILED` then."""
     group_id: str | None = None
     signal_name: str | None = None
     round_id: str | None = None

@@ -54,6 +54,10 @@ if TYPE_CHECKING:
 @click.option(
     "--var", "variables", multiple=True, metavar="NAME=VALUE", help="Set a variable of the file."
 )
+@click.option(
+    "--defaults", type=click.Path(path_type=Path), metavar="FILE",
+    help="A JSON file with what a harness's children get: agent, retry, capabilities.",
+)  # fmt: skip
 @click.option("--detach", is_flag=True, help="Submit, print where to look, and return.")
 @click.option(
     "--workspace", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -74,6 +78,7 @@ def run(
     run_key: str | None,
     run_name: str | None,
     variables: tuple[str, ...],
+    defaults: Path | None,
     detach: bool,
     workspace: Path | None,
     no_workspace: bool,
@@ -96,7 +101,7 @@ def run(
     if workspace is not None and no_workspace:
         raise click.UsageError("--workspace and --no-workspace exclude each other")
     try:
-        plan = _plan(what, adapter, variables)
+        plan = _plan(what, adapter, variables, defaults)
     except PlanError as error:
         return _problems(output, error)
     if check:
@@ -123,7 +128,9 @@ def run(
         return EXIT_INTERRUPTED
 
 
-def _plan(what: str, adapter: str | None, variables: tuple[str, ...]) -> Plan:
+def _plan(what: str, adapter: str | None, variables: tuple[str, ...], defaults: Path | None) -> Plan:
+    if defaults is not None and not is_harness(what):
+        raise click.UsageError("--defaults goes with a harness")
     values: dict[str, str] = {}
     for variable in variables:
         name, equals, value = variable.partition("=")
@@ -133,7 +140,7 @@ def _plan(what: str, adapter: str | None, variables: tuple[str, ...]) -> Plan:
     if what == "-":
         return from_workflow(sys.stdin.read(), "-", Path.cwd(), adapter, values)
     if is_harness(what):
-        return from_harness(Path(what), adapter, values)
+        return from_harness(Path(what), adapter, values, defaults)
     if looks_like_file(what):
         path = Path(what)
         try:

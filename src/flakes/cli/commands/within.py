@@ -82,6 +82,10 @@ groups = click.Group(
     "groups", help="Inside a running task: open, close and cancel groups of its children.",
     commands=[within("groups", word) for word in ("open", "close", "status", "cancel")],
 )  # fmt: skip
+budget = click.Group(
+    "budget", help="Inside a running task: what it may spend and make, and what is left of it.",
+    commands=[within("budget", "show")],
+)  # fmt: skip
 rounds = click.Group(
     "rounds", help="Inside a running task: prompt live children, and take prompts as one.",
     commands=[

@@ -175,9 +175,26 @@ class FixtureEngine:
     def _task_spawn(self, body: dict[str, Any]) -> Any:
         ids = self._spawned.get(body["operationId"])
         if ids is None:
+            self._check_budget(len(body["tasks"]))
             ids = [self._spawn(each, body.get("group")) for each in body["tasks"]]
             self._spawned[body["operationId"]] = ids
         return {"children": [{"taskId": each, "taskKey": self._children[each].seen.key} for each in ids]}
+
+    def _check_budget(self, more: int) -> None:
+        limit = self._case.budget.get("children")
+        if limit is not None and self.count + more > limit:
+            raise HarnessError(
+                "budget_exhausted", f"the task has made {self.count} of the {limit} children that its budget allows",
+                "make fewer, or give the case a larger `budget`",
+            )  # fmt: skip
+
+    def _budget_read(self, _: dict[str, Any]) -> Any:
+        spent = {"tokens": 0, "costMicroUsd": 0, "wallMs": 0, "children": self.count}
+        bounds = [
+            {"bound": name, "limit": limit, "spent": spent[name], "left": max(0, limit - spent[name])}
+            for name, limit in self._case.budget.items()
+        ]
+        return {"spent": spent, "bounds": bounds}
 
     def _spawn(self, task: dict[str, Any], group: str | None) -> str:
         key = task["taskKey"]

@@ -6,7 +6,12 @@ from typing import Final
 
 from flakes.server.operations.act import Act, Handler
 from flakes.store import budgets
-from flakes.wire.budgets import BudgetExtended, BudgetGrant
+from flakes.wire.budgets import BudgetExtended, BudgetGrant, BudgetState
+
+
+async def read(act: Act) -> BudgetState:
+    async with act.locked() as (conn, holder, _):
+        return await budgets.state(conn, holder)
 
 
 async def reserve(act: Act) -> BudgetGrant:
@@ -19,4 +24,6 @@ async def extend(act: Act) -> BudgetExtended:
         return await budgets.extend(conn, ledger, holder, act.body)
 
 
-HANDLERS: Final[dict[str, Handler]] = {"budget.reserve": reserve, "budget.extend": extend}
+HANDLERS: Final[dict[str, Handler]] = {
+    "budget.read": read, "budget.reserve": reserve, "budget.extend": extend,
+}  # fmt: skip

@@ -103,6 +103,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "inbox.read", "inbox", "Print the messages that were not read yet, and acknowledge them.",
         {"--wait": True}, paths=False,
     ),
+    ("budget", "show"): Command(
+        "budget.read", "budget", "Print what this task may spend and make, and what is left of it.", {}, paths=False,
+    ),
     ("artifacts", "create"): Command(
         "artifact.create", "artifacts", "Store a file as an artifact of this task, or what a JSON file describes.",
         {"--file": True, "--kind": True, "--name": True, "--media-type": True}, paths=False,

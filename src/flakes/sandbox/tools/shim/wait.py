@@ -2,7 +2,7 @@
 
 It keeps the slot for a few seconds. When it is not over by then it exits with 75, and the task should end with
 that: it is run again, from its beginning, once the wait is over, and the same `flakes wait` answers at once.
-0 is settled and well, 3 settled badly, 4 timed out.
+0 is settled and well, 3 settled badly, 4 timed out; 2 that it can never be satisfied.
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ def _on(given: Given) -> dict[str, object]:
 
 
 def _show(given: Given, found: dict[str, object]) -> int:
-    state, verdict = found["state"], found.get("verdict")
+    state, verdict, stalled = found["state"], found.get("verdict"), found.get("stalled")
+    if isinstance(stalled, list) and stalled:
+        keys = ", ".join(map(str, stalled))
+        raise refusal("wait_stalled", f"what is waited for is blocked for good: {keys}", "cancel it, or retry what it depends on")
     if given.as_json:
         sys.stdout.write(json.dumps(found) + "\n")
     elif state == "settled" and found["kind"] == "signal":
