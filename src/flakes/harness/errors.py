@@ -19,6 +19,8 @@ CODES: Final[dict[str, str]] = {
     "child_invalid": "The description of a child is not valid.",
     "child_adapter_missing": "A child names no adapter and there is no default.",
     "child_unsuccessful": "A child did not succeed.",
+    "budget_exhausted": "A budget allows no more children, and its owner did not extend it.",
+    "wait_stalled": "What is awaited is blocked for good.",
     "join_empty": "There is nothing to wait for, or fewer than asked for.",
     "quorum_unreachable": "Too many children failed for the quorum.",
     "output_missing": "A child left no output of that key.",
