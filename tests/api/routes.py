@@ -173,6 +173,7 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "round.list": {},
     "permission.ask": {"operationId": "second", "prompt": "May I really?"},
     "workspace.selected": {},
+    "workspace.changing": {"paths": ["src/a.py"]},
 }
 """A body that each operation takes, for the world's running task."""
 

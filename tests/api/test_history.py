@@ -248,6 +248,47 @@ def test_what_a_run_has_now_is_there_beside_what_happened(api: Api) -> None:
     assert "reservation" not in after
 
 
+def test_what_tasks_made_and_waited_for_is_there_as_rows(api: Api) -> None:
+    own, who = adapter(), api.sandbox()
+    made = api.graph(task("parent", own, toolGrants=["flakes.tasks.spawn", "flakes.groups"]))
+    run, task_id = made["run"]["runId"], made["tasks"][0]["taskId"]
+    with sandbox(api, who, adapters=[own]) as peer:
+        held = peer.start().assignment_id
+
+        def ask(operation: str, **body: Any) -> dict[str, Any]:
+            base = f"/v1/sandboxes/{who[0]}/assignments/{held}/operations"
+            return api.as_(who[1]).post(f"{base}/{operation}", body).ok()
+
+        group = ask("group.open", groupKey="drafts", name="Drafts")
+        child = {"title": "c", "adapter": "nobody", "taskKey": "child", "liveRounds": True}
+        spawned = ask("task.spawn", operationId="s", tasks=[child], group="drafts")
+        ask("group.close", group="drafts")
+        pending = ask("task.wait", operationId="w", on={"kind": "group", "group": "drafts"}, yields=False)
+        ask("task.wait", operationId="v", on={"kind": "signal", "name": "go"}, yields=False)
+        sent = api.post(f"/v1/tasks/{task_id}/signals/go", {"payload": {"token": TOKEN}}).ok(202)
+        ask("round.send", operationId="r", task="child", prompt=f"Use {TOKEN}", roundKey="one")
+        story = history(api, run)
+        peer.finish(held)
+    assert TOKEN not in msgspec.json.encode(story).decode()
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in story:
+        rows[line["type"]].append(line)
+    (shown,) = rows["group"]
+    assert (shown["groupId"], shown["taskKey"], shown["status"], shown["counts"]["total"]) == (
+        group["groupId"], "parent", "CLOSED", 1,
+    )  # fmt: skip
+    on_group, on_signal = rows["wait"]
+    assert (on_group["waitId"], on_group["state"], on_group["groupId"]) == (
+        pending["waitId"], "pending", group["groupId"],
+    )  # fmt: skip
+    (signal,) = rows["signal"]
+    assert (signal["signalId"], signal["waitId"]) == (sent["signalId"], on_signal["waitId"])
+    assert on_signal["state"] == "settled"
+    (prompt,) = rows["round"]
+    children = spawned["children"] if "children" in spawned else spawned["tasks"]
+    assert (prompt["roundKey"], prompt["state"], prompt["taskId"]) == ("one", "PROMPTED", children[0]["taskId"])
+
+
 def test_too_many_at_once_are_asked_to_come_again(api: Api) -> None:
     """Each export holds a connection and a snapshot, so there are few; and a reader that goes gives back."""
     own = adapter()

@@ -14,6 +14,7 @@ import pytest
 from api.caller import Api, task
 from api.peer import SandboxPeer, adapter, sandbox
 from api.routes import artifact_of
+from api.test_history import history
 from api.test_workspaces import started
 from embedded_servers import wait_until
 from flakes.wire.codec import convert
@@ -163,9 +164,25 @@ def test_results_are_brought_in_as_they_come_and_a_conflict_stays_a_candidate(
     path = f"/v1/tasks/{given['third'].task_id}/activity"
     events = {e["type"]: e["data"] for e in setting.api.get(path).ok()["events"]}
     assert events["workspace.candidate_conflict"]["paths"] == ["a.txt"]
-    promotions = setting.api.get(f"/v1/runs/{run_id}/workspaces").ok()["promotions"]
+    found = setting.api.get(f"/v1/runs/{run_id}/workspaces").ok()
+    promotions = found["promotions"]
     assert [p["version"] for p in promotions] == [4, 3, 2, 1]
     assert promotions[0]["assignmentId"] == given["fourth"].assignment_id
+    # All of it leaves with the history of the run, as it is.
+    rows = history(setting.api, run_id)
+    told = [line for line in rows if line["type"] == "promotion"]
+    assert [(p["refVersion"], p["fromWorkspaceId"], p["toWorkspaceId"]) for p in told] == [
+        (p["version"], p.get("fromWorkspaceId"), p["toWorkspaceId"]) for p in reversed(promotions)
+    ]
+    merges = {line["workspaceId"]: line for line in rows if line["type"] == "merge"}
+    assert {k: m["state"] for k, m in merges.items()} == {m["workspaceId"]: m["state"] for m in found["merges"]}
+    assert merges[clash]["paths"] == ["a.txt"]
+    handles = {line["workspaceId"]: line for line in rows if line["type"] == "workspace"}
+    began = setting.run(run_id)["workspaceId"]
+    assert set(handles) == {w["workspaceId"] for w in found["workspaces"]} | {began}
+    for shown in found["workspaces"]:
+        for field in ("commit", "tree", "kind", "packs", "createdAt"):
+            assert handles[shown["workspaceId"]][field] == shown[field], field
 
 
 def test_a_run_is_not_over_before_its_results_are_brought_in(setting: Setting) -> None:

@@ -22,12 +22,35 @@ from flakes.workspace.snapshot import repository
 if TYPE_CHECKING:
     from flakes.client.api import Client
     from flakes.wire.runs import Run
-    from flakes.wire.workspaces import RunWorkspaces
+    from flakes.wire.tasks import TaskDetail
+    from flakes.wire.workspaces import PredictedConflict, RunWorkspaces
 
 MERGING_S = 20.0
 """How long results that are about to be brought in are waited for."""
 HANDLES_MAX = 1_000
 """Handles of a run that are looked through."""
+NAMED_MAX = 10
+"""Handles that a sentence names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A handle of a task that is not what is shown, and the attempt that stored it."""
+
+    workspace_id: str
+    kind: str
+    attempt: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which of a task's results: by default the last attempt's that stored any."""
+
+    attempt: int | None = None
+    candidate: str | None = None
+
+
+_ANY = Wanted()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +65,8 @@ class Result:
     """What was checked out in the user's repository when the run began."""
     others: tuple[WorkspaceHandle, ...]
     """What all tasks of the run left, for the one who asks what is not in it."""
+    beside: tuple[Beside, ...] = ()
+    """What else the task stored: in other attempts, or before."""
 
     @property
     def handle(self) -> WorkspaceHandle:
@@ -63,15 +88,20 @@ class Sides:
     new: str
 
 
-async def find(client: Client, reference: str) -> Result:
+async def find(client: Client, reference: str, wanted: Wanted = _ANY) -> Result:
     """The result of a run (id or key) or of a task (id or RUN/TASKKEY). Raises `workspace_none`."""
-    if "/" in reference or keys.has_prefix(reference, "task"):
+    if wanted.candidate is not None and not _is_task(reference):
+        run = await client.get_run(reference)
+        handle = await client.get_workspace(wanted.candidate)
+        if handle.run_id != run.run_id or handle.task_id is None:
+            raise _nothing(f"{wanted.candidate} is not what a task of the run {run.run_key} left", f"see what there is: flakes inspect {run.run_key}")
+        reference = handle.task_id
+    if _is_task(reference):
         detail = await client.get_task(reference)
         run = await client.get_run(detail.run_id)
-        found = await _handles(client, run.run_id, detail.task_id)
-        if not found:
-            raise _nothing(f"the task {detail.task_key} changed no files", f"see what the run has: flakes diff {run.run_key}")
-        return await _of_task(client, run, found, detail.task_key, ())
+        return await _of_task(client, run, detail, wanted, ())
+    if wanted.attempt is not None:
+        raise _nothing("--attempt is about one task", f"name it: flakes diff {reference}/TASK --attempt {wanted.attempt}")
     run = await client.get_run(reference)
     page = await _settled(client, run)
     selected = next((ref for ref in page.refs if ref.name == SELECTED), None)
@@ -84,9 +114,7 @@ async def find(client: Client, reference: str) -> Result:
             keys_of = {task.task_id: task.task_key for task in await client.all_tasks(run.run_id)}
             named = [f"{run.run_key}/{keys_of.get(task_id, task_id)}" for task_id in tasks]
             raise ApiError("workspace_none", f"nothing of the run {run.run_key} is selected yet, and {len(tasks)} tasks changed files", f"take one: flakes diff {named[0]}", tasks=named[:20])
-        only = await client.get_task(tasks[0])
-        found = await _handles(client, run.run_id, only.task_id)
-        return await _of_task(client, run, found, only.task_key, left)
+        return await _of_task(client, run, await client.get_task(tasks[0]), wanted, left)
     base = await client.get_workspace(run.workspace_id)
     handle = await client.get_workspace(selected.workspace_id)
     return Result(run, base, (handle,), None, base.head, left)
@@ -108,22 +136,51 @@ async def _settled(client: Client, run: Run) -> RunWorkspaces:
 
 
 async def _of_task(
-    client: Client, run: Run, found: list[WorkspaceHandle], task_key: str, others: tuple[WorkspaceHandle, ...]
+    client: Client, run: Run, detail: TaskDetail, wanted: Wanted, others: tuple[WorkspaceHandle, ...]
 ) -> Result:
-    """From what the task began with to all that it stored: outputs, and what else it changed."""
-    own = {each.workspace_id: each for each in found}
+    """From what the task began with to what it stored in one attempt: outputs, and what else it changed."""
+    every = await _handles(client, run.run_id, detail.task_id)
+    if not every:
+        raise _nothing(f"the task {detail.task_key} changed no files", f"see what the run has: flakes diff {run.run_key}")
+    number = {each.assignment_id: each.attempt for each in detail.attempts}
+    found = _chosen(every, number, wanted, detail.task_key)
+    own = {each.workspace_id: each for each in every}
     first = found[-1]
     while first.base_workspace_id in own:
         first = own[first.base_workspace_id]
     if first.base_workspace_id is None:
-        raise _nothing(f"the task {task_key} began without files", "read its outputs: flakes tasks result")
+        raise _nothing(f"the task {detail.task_key} began without files", "read its outputs: flakes tasks result")
     base = await client.get_workspace(first.base_workspace_id)
     began = base if run.workspace_id is None else await client.get_workspace(run.workspace_id)
-    return Result(run, base, tuple(reversed(_leaves(found))), task_key, began.head, others)
+    parts = tuple(found if wanted.candidate else reversed(_leaves(found)))
+    shown = {each.workspace_id for each in parts}
+    beside = tuple(
+        Beside(each.workspace_id, each.kind, number.get(each.assignment_id or ""))
+        for each in every
+        if each.workspace_id not in shown and each.kind in ("output", "candidate")
+    )
+    return Result(run, base, parts, detail.task_key, began.head, others, beside)
+
+
+def _chosen(
+    every: list[WorkspaceHandle], number: dict[str, int], wanted: Wanted, task_key: str
+) -> list[WorkspaceHandle]:
+    """The handles that are asked for, newest first: of one attempt, or one."""
+    if wanted.candidate is not None:
+        found = [each for each in every if each.workspace_id == wanted.candidate]
+    elif wanted.attempt is not None:
+        found = [each for each in every if number.get(each.assignment_id or "") == wanted.attempt]
+    else:
+        found = every
+    if not found:
+        which = wanted.candidate or f"attempt {wanted.attempt}"
+        named = ", ".join(f"{e.workspace_id} (attempt {number.get(e.assignment_id or '')})" for e in every[:NAMED_MAX])
+        raise _nothing(f"the task {task_key} left nothing as {which}", f"take one of: {named}")
+    return [each for each in found if each.assignment_id == found[0].assignment_id]
 
 
 async def _handles(client: Client, run: str, task_id: str | None) -> list[WorkspaceHandle]:
-    """Newest first; of a task, those of its last attempt that stored any."""
+    """Newest first."""
     found: list[WorkspaceHandle] = []
     cursor: str | None = None
     while len(found) < HANDLES_MAX:
@@ -132,9 +189,11 @@ async def _handles(client: Client, run: str, task_id: str | None) -> list[Worksp
         cursor = page.next_cursor
         if cursor is None:
             break
-    if task_id is not None:
-        found = [each for each in found if each.assignment_id == found[0].assignment_id]
     return found
+
+
+def _is_task(reference: str) -> bool:
+    return "/" in reference or keys.has_prefix(reference, "task")
 
 
 def _leaves(found: list[WorkspaceHandle]) -> list[WorkspaceHandle]:
@@ -201,6 +260,17 @@ async def _fetch(client: Client, git: Git, handle: WorkspaceHandle) -> None:
     if not await asyncio.to_thread(git.has, handle.commit):
         raise ApiError("workspace_pack_damaged", f"the packs of {handle.workspace_id} do not hold its commit", "see whether the server's blob store is whole: `flakes doctor`")
     await asyncio.to_thread(keep, git, handle.commit)
+
+
+async def predicted(client: Client, result: Result) -> list[PredictedConflict]:
+    """What is not brought in and would conflict, for a whole run; nothing where the server cannot tell."""
+    if result.task_key is not None or all(each.run_id is None for each in result.others):
+        return []
+    try:
+        page = await client.run_workspaces(result.run.run_id, limit=1, conflicts=True)
+    except ApiError:
+        return []  # it is a warning, and the diff is there
+    return page.predicted or []
 
 
 def store_of(directory: Path) -> Git:

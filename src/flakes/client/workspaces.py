@@ -104,9 +104,13 @@ class WorkspaceMethods(ArtifactMethods):
         task_id: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
+        conflicts: bool = False,
     ) -> workspaces.RunWorkspaces:
-        """Refs, promotions, and a page of the handles that the run's tasks stored, newest first."""
-        params = {"taskId": task_id, "limit": limit, "cursor": cursor}
+        """Refs, promotions, and a page of the handles that the run's tasks stored, newest first; with
+        `conflicts` also which of them would not merge."""
+        params = {
+            "taskId": task_id, "limit": limit, "cursor": cursor, "conflicts": "true" if conflicts else None,
+        }  # fmt: skip
         path = f"/v1/runs/{quote(run, safe='')}/workspaces"
         return await self._transport.call("GET", path, workspaces.RunWorkspaces, params=params)
 

@@ -1,32 +1,41 @@
 """Where the control plane works on files: a repository for the moment, made of packs that are kept at hand.
 
-Nothing here is state: what is lost is fetched from the blob store again. Objects come from packs, and what is made
-goes into one; no file of anybody's is ever written out, and nothing that a repository holds is run.
+Whoever compares, merges or predicts has one of its own, so any number may at once, of several processes too. The
+packs below are kept up to a size (`workspace.cache`). Nothing here is state: what is lost is fetched from the blob
+store again. Objects come from packs, and what is made goes into one; no file of anybody's is ever written out, and
+nothing that a repository holds is run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from flakes.core.limits import GIB, MIB, WORKSPACE_PACK_SIZE_BYTES_MAX, WORKSPACE_PACKS_MAX
-from flakes.server.plane import Plane
 from flakes.store import garbage
+from flakes.store.blobs import BlobStore
+from flakes.store.database import Database
 from flakes.wire.workspaces import WorkspaceHandle, WorkspacePack
 from flakes.workspace import packs
-from flakes.workspace.cache import Cache
+from flakes.workspace.cache import NEW_KEPT_S, Cache
 from flakes.workspace.changes import Change, changes
 from flakes.workspace.commits import commit, is_ancestor, keep
 from flakes.workspace.git import Git
 from flakes.workspace.merging import merge
 
 KEPT_BYTES_MAX = 2 * GIB
+AT_ONCE_MAX = 4
+"""Repositories at the same time; who comes then waits."""
+TRIM_S = 60.0
+_PREFIX = "at-work-"
 _MARKERS = "^(<<<<<<<|>>>>>>>) "
 
 
@@ -48,52 +57,74 @@ class Brought:
 class Bench:
     """See the module; one a replica."""
 
-    def __init__(self, plane: Plane) -> None:
-        self._plane = plane
-        directory = plane.blobs.directory
-        root = directory.parent if directory is not None else Path(tempfile.gettempdir())
-        self._root = root / "workspaces"
+    def __init__(self, database: Database, blobs: BlobStore) -> None:
+        self._database = database
+        self._blobs = blobs
+        held = blobs.directory
+        own = Path(tempfile.gettempdir()) / f"flakes-{os.geteuid()}"
+        self._root = (own if held is None else held.parent) / "workspaces"
         self._cache = Cache(self._root, size_bytes_max=KEPT_BYTES_MAX)
+        self._gate = asyncio.Semaphore(AT_ONCE_MAX)
+        self._trimmed_s = 0.0
 
     @asynccontextmanager
     async def repository(self, handles: Sequence[WorkspaceHandle]) -> AsyncIterator[Git]:
         """A repository with everything that these handles reach. Raises `WorkspaceError`, `BlobError`."""
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        place = Path(tempfile.mkdtemp(prefix="at-work-", dir=self._root))
-        try:
-            git = await asyncio.to_thread(Git.at, place / "objects.git")
-            for pack in {each.digest: each for handle in handles for each in handle.packs}.values():
-                if not await asyncio.to_thread(self._cache.take, pack.digest, git):
-                    await self._fetch(pack, place / "incoming", git)
-            yield git
-        finally:
-            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
-            await asyncio.to_thread(self._cache.trim)
+        async with self._gate:
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root))
+            try:
+                git = await asyncio.to_thread(Git.at, place / "objects.git")
+                for pack in packs_of(handles):
+                    if not await asyncio.to_thread(self._cache.take, pack.digest, git):
+                        await self._fetch(pack, place / "incoming", git)
+                yield git
+            finally:
+                await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+                if time.monotonic() > self._trimmed_s + TRIM_S:
+                    self._trimmed_s = time.monotonic()
+                    await asyncio.to_thread(self._trim)
+
+    def _trim(self) -> None:
+        """Keep to the size, and remove what killed processes left."""
+        self._cache.trim()
+        for left in self._root.glob(f"{_PREFIX}*"):
+            try:
+                if left.stat().st_mtime < time.time() - NEW_KEPT_S:
+                    shutil.rmtree(left, ignore_errors=True)
+            except FileNotFoundError:
+                continue
 
     async def store(
         self, git: Git, made: str, handles: Sequence[WorkspaceHandle]
     ) -> list[WorkspacePack]:
         """Put what the commit has beyond these handles into the blob store; all packs that make it."""
-        chain = list({each.digest: each for handle in handles for each in handle.packs}.values())
+        chain = packs_of(handles)
         known = [handle.commit for handle in handles]
         if len(chain) >= WORKSPACE_PACKS_MAX:
             chain, known = [], []
         path = git.directory.with_name("made.pack")
         size_bytes = await asyncio.to_thread(packs.pack, git, made, without=known, to=path)
         digest = await asyncio.to_thread(_digest, path)
-        async with self._plane.database.connection() as conn:
+        async with self._database.connection() as conn:
             await garbage.note(conn, digest)
-        await self._plane.blobs.put(
+        await self._blobs.put(
             _pieces(path), expected_digest=digest, size_bytes_max=WORKSPACE_PACK_SIZE_BYTES_MAX
         )
         return [*chain, WorkspacePack(digest=digest, size_bytes=size_bytes)]
 
     async def _fetch(self, pack: WorkspacePack, path: Path, git: Git) -> None:
         with path.open("wb") as file:
-            async for piece in self._plane.blobs.get(pack.digest):
+            async for piece in self._blobs.get(pack.digest):
                 await asyncio.to_thread(file.write, piece)
         await asyncio.to_thread(self._cache.add, pack.digest, path, git)
         path.unlink()
+        self._trimmed_s = min(self._trimmed_s, time.monotonic() - TRIM_S)  # it has grown
+
+
+def packs_of(handles: Sequence[WorkspaceHandle]) -> list[WorkspacePack]:
+    """All that these handles are made from, each once, in an order in which they can be taken in."""
+    return list({each.digest: each for handle in handles for each in handle.packs}.values())
 
 
 def bring(git: Git, ours: str, theirs: str, subject: str) -> Brought:

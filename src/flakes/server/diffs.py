@@ -1,22 +1,16 @@
-"""What differs between two handles, for those who have no git of their own: the one thing the server uses git for.
+"""What differs between two handles, in pages, for those who have no git of their own.
 
-Packs are taken into a repository that is only a cache: it is thrown away when it has grown, and whoever
-needed something of it takes it in again. Processes may share it.
+A page holds a bounded part of the patches, whatever the size of the files; a portion of it is made at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
+from collections.abc import Iterator, Sequence
 
 from flakes.core import limits
-from flakes.core.limits import GIB
-from flakes.store.blobs import BlobError, BlobStore
+from flakes.server.bench import Bench, packs_of
+from flakes.store.blobs import BlobError
 from flakes.wire.errors import ApiError
 from flakes.wire.workspaces import (
     Omitted,
@@ -28,79 +22,46 @@ from flakes.wire.workspaces import (
 from flakes.workspace.capture import GITLINK
 from flakes.workspace.changes import Change, changes, patch
 from flakes.workspace.git import Git, GitFailed, WorkspaceError
-from flakes.workspace.packs import take_in
 
-SIZE_BYTES_MAX: Final = 4 * GIB
-_HEAD: Final = b"diff --git "
+_HEAD = b"diff --git "
 
 
-class Diffs:
-    """See the module. One for a server."""
-
-    def __init__(self, blobs: BlobStore) -> None:
-        self._blobs = blobs
-        held = blobs.directory or Path(tempfile.gettempdir()) / f"flakes-{os.geteuid()}"
-        self._root = held / "diffs"
-        self._one = asyncio.Lock()
-
-    async def page(
-        self, base: WorkspaceHandle, new: WorkspaceHandle, *, start: int, limit: int, patches: bool,
-        renames: bool = False,
-    ) -> WorkspaceDiff:
-        """Paths from the `start`th on. Raises `ApiError`: `git_missing`, `workspace_pack_damaged`,
-        `limit_exceeded`; and `BlobError`."""
-        try:
-            async with self._one:
-                git = await asyncio.to_thread(self._open)
-                await self._take(git, base)
-                await self._take(git, new)
+async def page(
+    bench: Bench, base: WorkspaceHandle, new: WorkspaceHandle, *, start: int, limit: int, patches: bool,
+    renames: bool = False,
+) -> WorkspaceDiff:  # fmt: skip
+    """Paths from the `start`th on. Raises `ApiError`: `git_missing`, `workspace_pack_damaged`,
+    `limit_exceeded`; and `BlobError`."""
+    _refuse_large(base, new)
+    try:
+        async with bench.repository([base, new]) as git:
+            for each in (base, new):
+                if not await asyncio.to_thread(git.has, each.commit):
+                    raise ApiError(
+                        "workspace_pack_damaged", f"the packs of {each.workspace_id} do not hold its commit",
+                        "store the workspace again",
+                    )  # fmt: skip
             return await asyncio.to_thread(_page, git, base, new, start, limit, patches, renames)
-        except WorkspaceError as problem:
-            raise ApiError(problem.code, problem.message, problem.fix or "look at it with `flakes diff`") from problem
-        except GitFailed as problem:
-            raise ApiError(
-                "workspace_pack_damaged", "the packs of these workspaces cannot be read",
-                "look at them with `flakes diff`, which fetches them anew",
-            ) from problem  # fmt: skip
+    except WorkspaceError as problem:
+        raise ApiError(problem.code, problem.message, problem.fix or "look at it with `flakes diff`") from problem
+    except GitFailed as problem:
+        raise ApiError(
+            "workspace_pack_damaged", "the packs of these workspaces cannot be read",
+            "look at them with `flakes diff`, which fetches them anew",
+        ) from problem  # fmt: skip
+    except BlobError as error:
+        if error.code in ("blob_missing", "blob_corrupt"):
+            raise ApiError("workspace_pack_damaged", f"a pack is missing or damaged: {error}", "restore the server's blob store from a backup") from error
+        raise
 
-    def _open(self) -> Git:
-        place = self._root / "objects.git"
-        if _size(place) > SIZE_BYTES_MAX:
-            gone = Path(tempfile.mkdtemp(prefix="old-", dir=self._root))
-            place.rename(gone / "objects.git")
-            shutil.rmtree(gone, ignore_errors=True)
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Git.at(place)
 
-    async def _take(self, git: Git, handle: WorkspaceHandle) -> None:
-        if await asyncio.to_thread(git.has, handle.commit):
-            return
-        total = sum(pack.size_bytes for pack in handle.packs)
-        if total > limits.WORKSPACE_DIFF_PACKS_BYTES_MAX:
-            raise ApiError(
-                "limit_exceeded", f"the packs of {handle.workspace_id} have {total} bytes",
-                "look at it with `flakes diff`", limit=limits.WORKSPACE_DIFF_PACKS_BYTES_MAX, size=total,
-            )  # fmt: skip
-        with tempfile.TemporaryDirectory(prefix="new-", dir=self._root) as scratch:
-            path = Path(scratch) / "pack"
-            for pack in handle.packs:
-                await self._fetch(pack.digest, path)
-                await asyncio.to_thread(take_in, git, path)
-        if not await asyncio.to_thread(git.has, handle.commit):
-            raise ApiError(
-                "workspace_pack_damaged", f"the packs of {handle.workspace_id} do not hold its commit",
-                "store the workspace again",
-            )  # fmt: skip
-
-    async def _fetch(self, digest: str, path: Path) -> None:
-        try:
-            with path.open("wb") as file:
-                async for piece in self._blobs.get(digest):
-                    await asyncio.to_thread(file.write, piece)
-        except BlobError as error:
-            if error.code in ("blob_missing", "blob_corrupt"):
-                raise ApiError("workspace_pack_damaged", f"the pack {digest} is missing or damaged", "restore the server's blob store from a backup") from error
-            raise
+def _refuse_large(base: WorkspaceHandle, new: WorkspaceHandle) -> None:
+    total = sum(pack.size_bytes for pack in packs_of([base, new]))
+    if total > limits.WORKSPACE_DIFF_PACKS_BYTES_MAX:
+        raise ApiError(
+            "limit_exceeded", f"the packs of {new.workspace_id} and {base.workspace_id} have {total} bytes",
+            "look at it with `flakes diff`", limit=limits.WORKSPACE_DIFF_PACKS_BYTES_MAX, size=total,
+        )  # fmt: skip
 
 
 def _page(
@@ -110,22 +71,39 @@ def _page(
     found = changes(git, base.commit, new.commit, renames=renames)
     some = found[start : start + limit]
     sizes = _sizes(git, some)
-    wanted = [each for each in some if patches and _omitted(each, sizes) is None]
-    texts = _patches(git, base.commit, new.commit, wanted)
     files: list[WorkspaceFileDiff] = []
     held = 0
-    for each in some:
-        omitted = _omitted(each, sizes) if patches else "not_asked"
-        one = _file(each, sizes, texts.get(each.path), omitted)
-        held += len(texts.get(each.path, b""))
-        if files and held > limits.WORKSPACE_DIFF_PAGE_BYTES_MAX:
+    for portion in _portions(some, sizes):
+        wanted = [each for each in portion if patches and _omitted(each, sizes) is None]
+        texts = _patches(git, base.commit, new.commit, wanted)
+        for each in portion:
+            held += len(texts.get(each.path, b""))
+            if files and held > limits.WORKSPACE_DIFF_PAGE_BYTES_MAX:
+                break
+            omitted = _omitted(each, sizes) if patches else "not_asked"
+            files.append(_file(each, sizes, texts.get(each.path), omitted))
+        if held > limits.WORKSPACE_DIFF_PAGE_BYTES_MAX:
             break
-        files.append(one)
     end = start + len(files)
     return WorkspaceDiff(
         base_workspace_id=base.workspace_id, workspace_id=new.workspace_id, file_count=len(found),
         files=files, next_cursor=str(end) if end < len(found) else None,
     )  # fmt: skip
+
+
+def _portions(some: Sequence[Change], sizes: dict[str, int]) -> Iterator[list[Change]]:
+    """Changes whose patches are made at a time: their files have about as much together as a page may hold."""
+    portion: list[Change] = []
+    size_bytes = 0
+    for each in some:
+        portion.append(each)
+        if _omitted(each, sizes) is None:
+            size_bytes += sizes.get(each.old_id, 0) + sizes.get(each.new_id, 0)
+        if size_bytes > limits.WORKSPACE_DIFF_PAGE_BYTES_MAX:
+            yield portion
+            portion, size_bytes = [], 0
+    if portion:
+        yield portion
 
 
 def _file(
@@ -206,14 +184,3 @@ def _split(text: bytes) -> list[bytes]:
     first, *more = (b"\n" + text).split(b"\n" + _HEAD)
     assert first == b"", first[:100]
     return [_HEAD + part + (b"" if part.endswith(b"\n") else b"\n") for part in more]
-
-
-def _size(directory: Path) -> int:
-    total = 0
-    for place, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += os.lstat(f"{place}/{name}").st_size
-            except OSError:
-                continue
-    return total

@@ -16,8 +16,9 @@ from flakes.server.auth.mail import Mailer
 from flakes.server.auth.passwords import Hashing
 from flakes.server.auth.provider import Provider
 from flakes.server.batches import BatchWriter
-from flakes.server.diffs import Diffs
+from flakes.server.bench import Bench
 from flakes.server.held import Held
+from flakes.server.predictions import Predictions
 from flakes.server.replicas import Replicas
 from flakes.server.streams.hub import Hub
 from flakes.server.wake import LogReaders, Subscriptions, Wake
@@ -57,7 +58,8 @@ class Plane:
         """Requests that may hold a transaction for as long as they run: some connections stay free."""
         self.blobs = blobs
         self.uploads = Uploads(blobs)
-        self.diffs = Diffs(blobs)
+        self.bench = Bench(database, blobs)
+        self.predictions = Predictions(self.bench)
         self.replica_id = new_id("replica")
         self.hub = Hub()
         self.replicas = Replicas(self.replica_id)

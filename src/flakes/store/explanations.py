@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from flakes.core.task import TERMINAL, TaskStatus
-from flakes.store import merging, permissions, runs, tasks
+from flakes.store import merging, overlaps, permissions, runs, tasks
 from flakes.store.database import Connection, Query, rows
 from flakes.wire.merging import WorkspaceMerge
+from flakes.wire.overlaps import Overlap
 from flakes.wire.tasks import Explanation, Task, TaskExplained
 
 CODES: Final[dict[str, str]] = {
@@ -172,6 +173,8 @@ class _Facts:
     """Hosts that could run it and are not connected."""
     merge: WorkspaceMerge | None = None
     """What became of what it left."""
+    overlaps: list[Overlap] = field(default_factory=list)
+    """With whom it is in each other's way."""
 
 
 async def explain(conn: Connection, task: Task) -> Explanation:
@@ -239,6 +242,9 @@ async def _facts(conn: Connection, found: Sequence[Task]) -> dict[str, _Facts]:
     params = {"task_ids": waiting, "limit": MEMBERS_TOLD_MAX}
     for task_id, *wait in await rows(conn, _WAITS, params) if waiting else ():
         facts[task_id].waits.append(_waited(*wait))
+    live = [task.task_id for task in found if task.status == TaskStatus.RUNNING]
+    for task_id, met in (await overlaps.of_tasks(conn, live)).items():
+        facts[task_id].overlaps = met
     ended = [task.task_id for task in found if TaskStatus(task.status) in TERMINAL]
     for task_id, merge in (await merging.of_tasks(conn, ended)).items():
         facts[task_id].merge = merge
@@ -310,11 +316,27 @@ def _sentence(task: Task, code: str, evidence: dict[str, Any]) -> Explanation:
     elif code == "needs_input":
         sentence = f"It asks: {evidence['prompt'][:300]}"
         next_action = f"answer it: `flakes permissions approve {evidence['permissionRequestId']}`, or `deny`"
+    elif code == "running" and evidence.get("overlaps"):
+        first = evidence["overlaps"][0]
+        sentence = f"It is running, and {_meeting(first)}: {', '.join(first['paths'][:5])}."
     elif code == "merge_conflict" and evidence.get("paths"):
         sentence = f"{sentence[:-1]}: {', '.join(evidence['paths'][:5])}."
     elif code == "adapter_unavailable":
         sentence = f"Nothing connected offers the adapter {task.adapter!r}."
     return Explanation(code=code, sentence=sentence, evidence=evidence, next_action=next_action)
+
+
+def _met(found: Sequence[Overlap]) -> list[dict[str, Any]]:
+    return [
+        {"taskKey": each.task_key, "how": each.how, "paths": each.paths, "count": each.count}
+        for each in found
+    ]
+
+
+def _meeting(met: dict[str, Any]) -> str:
+    if met["how"] == "changed":
+        return f"it and {met['taskKey']} have changed the same files"
+    return f"what one of it and {met['taskKey']} has reserved was changed by the other"
 
 
 def _merged(merge: WorkspaceMerge | None) -> tuple[str, dict[str, Any]] | None:
@@ -344,7 +366,8 @@ def _reason(task: Task, facts: _Facts) -> tuple[str, dict[str, Any]]:
     if status is TaskStatus.RUNNING:
         if facts.question is not None:
             return "needs_input", facts.question
-        return "running", {"sandboxId": task.sandbox_id, "attempt": task.attempt}
+        evidence = {"sandboxId": task.sandbox_id, "attempt": task.attempt}
+        return "running", evidence | ({"overlaps": _met(facts.overlaps)} if facts.overlaps else {})
     if status is TaskStatus.BLOCKED:
         return "dependency_pending", {"dependencies": facts.dependencies}
     if task.next_attempt_at is not None and task.next_attempt_at > datetime.now(UTC):

@@ -79,6 +79,56 @@ _RESERVATIONS = Query("""
     from file_reservations f join tasks t on t.task_id = f.task_id
     where f.run_id = %(run_id)s order by f.path, f.kind""")
 
+_GROUPS = Query("""
+    select g.owner_task_id, t.task_key, g.group_id, g.group_key, g.name, g.status, g.join_rule, g.quorum,
+           g.children_max, g.total, g.succeeded, g.failed, g.cancelled, g.created_at, g.closed_at,
+           g.settled_at
+    from task_groups g join tasks t on t.task_id = g.owner_task_id
+    where t.run_id = %(run_id)s order by g.group_id""")
+
+_WAITS = Query("""
+    select w.task_id, t.task_key, w.wait_id, w.operation_id, w.kind, w.state, w.group_id, w.signal_name,
+           w.round_id, w.join_rule, w.needed, w.total, w.succeeded, w.failed, w.cancelled, w.due_at,
+           w.yields_for, w.outcome, w.created_at, w.settled_at,
+           (select array_agg(m.task_id order by m.task_id) from wait_members m
+            where m.wait_id = w.wait_id)
+    from waits w join tasks t on t.task_id = w.task_id
+    where t.run_id = %(run_id)s order by w.wait_id""")
+
+_SIGNALS = Query("""
+    select s.task_id, t.task_key, s.signal_id, s.name, s.payload, s.sender, s.operation_id, s.wait_id,
+           s.created_at
+    from signals s join tasks t on t.task_id = s.task_id
+    where t.run_id = %(run_id)s order by s.signal_id""")
+
+_ROUNDS = Query("""
+    select r.task_id, t.task_key, r.round_id, r.round_key, r.operation_id, r.ordinal, r.prompt, r.payload,
+           r.state, r.delivered_to, r.text, r.outputs, r.error, r.created_at, r.delivered_at, r.ended_at
+    from rounds r join tasks t on t.task_id = r.task_id
+    where t.run_id = %(run_id)s order by r.task_id, r.ordinal""")
+
+# What the run began from is in it too, though it belongs to no run.
+_WORKSPACES = Query("""
+    select w.task_id, t.task_key, w.assignment_id, w.workspace_id, w.kind, w.commit_id, w.tree_id,
+           w.base_workspace_id, w.head, w.pack_digests, w.pack_sizes, w.paths, w.changes, w.change_count,
+           w.created_at
+    from workspaces w left join tasks t on t.task_id = w.task_id
+    where w.run_id = %(run_id)s
+       or w.workspace_id = (select r.workspace_id from runs r where r.run_id = %(run_id)s)
+    order by w.workspace_id""")
+
+_PROMOTIONS = Query("""
+    select p.name, p.version, p.from_workspace_id, p.to_workspace_id, p.mode, p.paths, p.user_id,
+           p.assignment_id, p.promoted_at
+    from workspace_promotions p
+    where p.run_id = %(run_id)s order by p.promoted_at, p.name, p.version""")
+
+_MERGES = Query("""
+    select m.task_id, t.task_key, m.assignment_id, m.workspace_id, m.state, m.selected_id, m.merged_id,
+           m.helper_task_id, m.paths, m.reason, m.created_at, m.settled_at
+    from workspace_merges m join tasks t on t.task_id = m.task_id
+    where m.run_id = %(run_id)s order by m.workspace_id""")
+
 _ARTIFACTS = Query("""
     select a.task_id, t.task_key, a.artifact_id, a.kind, a.state, a.name, a.media_type, a.digest,
            a.size_bytes, a.metadata, a.created_at, a.ready_at
@@ -226,6 +276,88 @@ def _artifact(row: tuple[Any, ...]) -> bytes:
     })  # fmt: skip
 
 
+def _group(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, group_id, group_key, name, status, rule, quorum, children_max, total, succeeded,
+     failed, cancelled, created, closed, settled) = row  # fmt: skip
+    return _line("group", {
+        "taskId": task_id, "taskKey": key, "groupId": group_id, "groupKey": group_key,
+        "name": redact_value(name), "status": status, "joinRule": rule, "quorum": quorum,
+        "maxChildren": children_max, "counts": _counts(total, succeeded, failed, cancelled),
+        "createdAt": created, "closedAt": closed, "settledAt": settled,
+    })  # fmt: skip
+
+
+def _wait(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, wait_id, operation_id, kind, state, group_id, signal, round_id, rule, needed, total,
+     succeeded, failed, cancelled, due, yields_for, outcome, created, settled, members) = row  # fmt: skip
+    return _line("wait", {
+        "taskId": task_id, "taskKey": key, "waitId": wait_id, "operationId": operation_id, "kind": kind,
+        "state": state, "groupId": group_id, "signalName": signal, "roundId": round_id,
+        "joinRule": rule, "needed": needed, "counts": _counts(total, succeeded, failed, cancelled),
+        "memberTaskIds": members or [], "dueAt": due, "yieldedAssignmentId": yields_for,
+        "outcome": redact_value(outcome), "createdAt": created, "settledAt": settled,
+    })  # fmt: skip
+
+
+def _signal(row: tuple[Any, ...]) -> bytes:
+    task_id, key, signal_id, name, payload, sender, operation_id, wait_id, created = row
+    return _line("signal", {
+        "taskId": task_id, "taskKey": key, "signalId": signal_id, "name": name,
+        "payload": redact_value(payload), "sender": sender, "operationId": operation_id,
+        "waitId": wait_id, "createdAt": created,
+    })  # fmt: skip
+
+
+def _round(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, round_id, round_key, operation_id, ordinal, prompt, payload, state, delivered_to,
+     text, outputs, error, created, delivered, ended) = row  # fmt: skip
+    return _line("round", {
+        "taskId": task_id, "taskKey": key, "roundId": round_id, "roundKey": round_key,
+        "operationId": operation_id, "ordinal": ordinal, "prompt": redact(prompt),
+        "payload": redact_value(payload), "state": state, "assignmentId": delivered_to,
+        "text": redact_value(text), "outputs": redact_value(outputs or {}),
+        "error": redact_value(error), "createdAt": created, "deliveredAt": delivered, "endedAt": ended,
+    })  # fmt: skip
+
+
+def _workspace(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, assignment_id, workspace_id, kind, commit, tree, base, head, digests, sizes, paths,
+     changes, change_count, created) = row  # fmt: skip
+    return _line("workspace", {
+        "taskId": task_id, "taskKey": key, "assignmentId": assignment_id, "workspaceId": workspace_id,
+        "kind": kind, "commit": commit, "tree": tree, "baseWorkspaceId": base, "head": head,
+        "packs": [
+            {"digest": digest, "sizeBytes": size} for digest, size in zip(digests, sizes, strict=True)
+        ],
+        "paths": redact_value(paths), "changes": redact_value(changes), "changeCount": change_count,
+        "createdAt": created,
+    })  # fmt: skip
+
+
+def _promotion(row: tuple[Any, ...]) -> bytes:
+    name, version, before, after, mode, paths, user_id, assignment_id, at = row
+    return _line("promotion", {
+        "ref": name, "refVersion": version, "fromWorkspaceId": before, "toWorkspaceId": after,
+        "mode": mode, "paths": redact_value(paths), "userId": user_id, "assignmentId": assignment_id,
+        "promotedAt": at,
+    })  # fmt: skip
+
+
+def _merge(row: tuple[Any, ...]) -> bytes:
+    (task_id, key, assignment_id, workspace_id, state, selected, merged, helper, paths, reason, created,
+     settled) = row  # fmt: skip
+    return _line("merge", {
+        "taskId": task_id, "taskKey": key, "assignmentId": assignment_id, "workspaceId": workspace_id,
+        "state": state, "selectedWorkspaceId": selected, "mergedWorkspaceId": merged,
+        "helperTaskId": helper, "paths": redact_value(paths), "reason": redact_value(reason),
+        "createdAt": created, "settledAt": settled,
+    })  # fmt: skip
+
+
+def _counts(total: int, succeeded: int, failed: int, cancelled: int) -> dict[str, int]:
+    return {"total": total, "succeeded": succeeded, "failed": failed, "cancelled": cancelled}
+
+
 def _line(type_: str, fields: Mapping[str, Any]) -> bytes:
     return encode({"version": VERSION, "type": type_, **fields}) + b"\n"
 
@@ -241,4 +373,11 @@ def _sections() -> Iterable[tuple[Query, int, Callable[[tuple[Any, ...]], bytes]
     yield _MESSAGES, 100, _message
     yield _PERMISSIONS, 100, _permission
     yield _RESERVATIONS, 500, _reservation
+    yield _GROUPS, 500, _group
+    yield _WAITS, 100, _wait
+    yield _SIGNALS, 50, _signal
+    yield _ROUNDS, 10, _round
+    yield _WORKSPACES, 10, _workspace
+    yield _PROMOTIONS, 100, _promotion
+    yield _MERGES, 200, _merge
     yield _ARTIFACTS, 100, _artifact

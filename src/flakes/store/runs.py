@@ -129,6 +129,10 @@ _DELETE = Query("""
         delete from harness_journals where task_id in (select task_id from gone)
     ), reservations as (
         delete from file_reservations where run_id = %(run_id)s
+    ), live as (
+        delete from live_changes where run_id = %(run_id)s
+    ), overlapping as (
+        delete from workspace_overlaps where run_id = %(run_id)s
     )
     delete from runs where run_id = %(run_id)s""")
 

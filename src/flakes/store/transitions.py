@@ -74,6 +74,8 @@ RELEASE_FILES = Query("""
     with released as (
         delete from file_reservations f where f.assignment_id = any(%(assignment_ids)s)
         returning f.run_id, f.task_id, f.assignment_id, f.path, f.kind
+    ), forgotten as (
+        delete from live_changes l where l.assignment_id = any(%(assignment_ids)s)
     )
     insert into events (owner_id, run_id, task_id, type, data)
     select r.owner_id, f.run_id, f.task_id, 'files.released', json_build_object(

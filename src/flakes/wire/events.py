@@ -54,6 +54,7 @@ TYPES: Final[dict[str, str]] = {
     "workspace.created": "Files were stored as a handle; data: workspaceId, kind, commit, assignmentId, changes (how many paths).",
     "workspace.promoted": "A ref of a run was moved; data: ref, version, fromWorkspaceId, workspaceId, mode, userId or assignmentId.",
     "workspace.candidate_conflict": "A task's changes do not merge with what is selected; data: workspaceId, selectedWorkspaceId, paths (the first 20), count, resolverTaskId.",
+    "workspace.overlap": "A task changes files that another one changes too, or has reserved; data: otherTaskId, otherTaskKey, how (changed, reserved), paths (the first 20 new ones), count.",
     "workspace.not_promoted": "A task's changes were not brought into what is selected; data: workspaceId, state (unverified, failed), reason.",
     "project.created": "A project was created.",
     "project.updated": "A project's name or metadata changed.",

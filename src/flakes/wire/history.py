@@ -12,6 +12,13 @@ One JSON object a line. Every line has `version` (of this form) and `type`; the 
 - `message`: a message to an attempt, and what became of it.
 - `permission`: a permission request of an attempt, and its answer.
 - `reservation`: a path that an attempt holds at this moment.
+- `group`: a group of children, by the task that opened it.
+- `wait`: what a task waited for, or waits for, and what came of it.
+- `signal`: a signal to a task, and the wait that took it.
+- `round`: a prompt to a live task, and what completed it.
+- `workspace`: a handle: what the run began from, and what was stored in it.
+- `promotion`: one move of a ref, in the order in which they were made.
+- `merge`: a handle that is to be brought into what is selected, and what became of it.
 - `artifact`: what is known of an artifact of the run, without its content.
 
 All lines are of one moment. Times are RFC 3339 in UTC. Secrets of known shapes are replaced by
@@ -26,5 +33,5 @@ VERSION: Final = 1
 MEDIA_TYPE: Final = "application/x-ndjson"
 TYPES: Final = (
     "run", "task", "attempt", "event", "log", "result", "workpad", "message", "permission",
-    "reservation", "artifact",
+    "reservation", "group", "wait", "signal", "round", "workspace", "promotion", "merge", "artifact",
 )  # fmt: skip

@@ -51,6 +51,7 @@ from flakes.wire.groups import (
 )
 from flakes.wire.inbox import InboxConsume, InboxConsumed, InboxMessages, InboxRead
 from flakes.wire.journals import JournalAppend, JournalEntries, JournalLength, JournalRead
+from flakes.wire.overlaps import ChangesReport, ChangesReported
 from flakes.wire.permissions import Permission, PermissionAsk, PermissionPoll
 from flakes.wire.reservations import (
     FilesCheck,
@@ -275,6 +276,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "workspace.selected": Operation(
         WorkspaceSelect, WorkspaceSelected, "Say which files the run has selected.",
         words=("workspace", "selected"),
+    ),
+    "workspace.changing": Operation(
+        ChangesReport, ChangesReported, "Say which files the task has changed so far.", inner=True,
     ),
     "workspace.promote": Operation(
         PromotionPost, Promoted, "Select files that were made from those that the run has selected.",

@@ -76,11 +76,13 @@ class Conflict(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     selector: str
 
 
-class FilesChecked(Frozen, frozen=True, kw_only=True):
-    """Answer of a check: free when nothing of another assignment is in the way."""
+class FilesChecked(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """Answer of a check: free when no reservation of another assignment is in the way. `changing`: what running
+    tasks have changed of it, reserved or not."""
 
     free: bool
     conflicts: list[Conflict]
+    changing: list[Conflict] = []
 
 
 class FilesReleased(Frozen, frozen=True, kw_only=True):

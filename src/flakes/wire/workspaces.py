@@ -17,6 +17,7 @@ from flakes.core import limits
 from flakes.wire.artifacts import Digest
 from flakes.wire.codec import Body, Frozen
 from flakes.wire.merging import WorkspaceMerge
+from flakes.wire.overlaps import WorkspaceOverlap
 from flakes.wire.reservations import Selector
 
 MOUNT: Final = "work"
@@ -145,6 +146,21 @@ class Promoted(Frozen, frozen=True, kw_only=True):
     promotion: WorkspacePromotion
 
 
+class PredictedConflict(Frozen, frozen=True, kw_only=True, omit_defaults=True):
+    """What a task has left would not merge with what is selected, or with what another one has left."""
+
+    workspace_id: str
+    task_id: str
+    task_key: str
+    with_workspace_id: str
+    with_task_id: str | None = None
+    with_task_key: str | None = None
+    """None: it is what is selected."""
+    paths: list[str]
+    """The first 20."""
+    count: int
+
+
 class RunWorkspaces(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """Refs of a run, a page of its tasks' handles (newest first), and the last 200 promotions (newest first)."""
 
@@ -153,6 +169,10 @@ class RunWorkspaces(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     promotions: list[WorkspacePromotion]
     merges: list[WorkspaceMerge] = []
     """What becomes of the handles on this page, and of all others that are not settled."""
+    overlaps: list[WorkspaceOverlap] = []
+    """Tasks that changed the same files, or what another had reserved, while both ran: the last 200."""
+    predicted: list[PredictedConflict] | None = None
+    """Which handles that are not brought in would conflict; only where `conflicts` was asked for."""
     next_cursor: str | None = None
 
 

@@ -6,12 +6,13 @@ import asyncio
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flakes.cli.options import asks, remote_options
+from flakes.cli.options import F, asks, remote_options
 from flakes.cli.output import Output, is_terminal
 from flakes.cli.render.parts import Part, Span, bold, dim
 from flakes.cli.render.text import count
@@ -28,31 +29,47 @@ _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 _FORGES = {"github": "gh", "gitlab": "glab"}
 
 
+def _which(command: F) -> F:
+    """`--attempt` and `--candidate`: of what a task stored more than once."""
+    for option in (
+        click.option("--candidate", metavar="WORKSPACE", help="Take this one of the handles that a task stored."),
+        click.option("--attempt", type=click.IntRange(1), metavar="N", help="Take what this attempt of the task left."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("what", metavar="RUN|TASK")
+@_which
 @click.option("--stat", is_flag=True, help="How many lines of each file came and went.")
 @click.option("--name-only", is_flag=True, help="The paths alone.")
 @remote_options
 @asks
-async def diff(client: Client, output: Output, what: str, stat: bool, name_only: bool) -> None:
+async def diff(
+    client: Client, output: Output, what: str, stat: bool, name_only: bool, attempt: int | None, candidate: str | None
+) -> None:
     """Show what a run, or one task of it, changed in its files.
 
     Without an option this is a patch that `git apply` takes. TASK is an id, or RUN/TASKKEY.
     """
     from flakes.cli.capturing import state_dir
-    from flakes.cli.results import fetch, find, left_out, store_of
+    from flakes.cli.results import Wanted, fetch, find, left_out, predicted, store_of
     from flakes.wire.workspaces import path_text
     from flakes.workspace.changes import changes, lines, patch
 
     if stat and name_only:
         raise click.UsageError("--stat and --name-only exclude each other")
-    result = await find(client, what)
+    result = await find(client, what, Wanted(attempt, candidate))
     state_dir().mkdir(parents=True, exist_ok=True)
     sides = await fetch(client, result, store_of(Path.cwd()))
     git, old, new = sides.git, sides.old, sides.new
     changed = changes(git, old, new)
+    conflicts = await predicted(client, result)
     if output.as_json:
-        output.data(_facts(result) | {"files": _files(changed, lines(git, old, new))})
+        output.data(_facts(result) | {
+            "files": _files(changed, lines(git, old, new)), "predictedConflicts": conflicts,
+        })  # fmt: skip
         return
     if name_only:
         for each in changed:
@@ -64,29 +81,34 @@ async def diff(client: Client, output: Output, what: str, stat: bool, name_only:
     if not changed:
         output.talk(dim(f"{result.label} changed no files"))
     _say_left_out(output, left_out(sides.git, result), result)
+    for each in conflicts:
+        other = f"those of {each.with_task_key}" if each.with_task_key else "what is selected"
+        output.talk(Span("  conflict ", "red"), f"changes of {each.task_key} do not merge with {other}: {_some(each.paths, each.count)}")
 
 
 @click.command()
 @click.argument("what", metavar="RUN|TASK")
+@_which
 @click.option("--branch", metavar="NAME", help="Make a branch of it, and leave the files alone.")
 @click.option("--index", "stage", is_flag=True, help="Stage what is written (git add).")
 @click.option("--3way", "three_way", is_flag=True, help="Merge with what has changed here since.")
 @remote_options
 @asks
 async def apply(
-    client: Client, output: Output, what: str, branch: str | None, stage: bool, three_way: bool
-) -> int:
+    client: Client, output: Output, what: str, branch: str | None, stage: bool, three_way: bool,
+    attempt: int | None, candidate: str | None,
+) -> int:  # fmt: skip
     """Bring what a run, or one task of it, changed into the files that this is called in.
 
     All of it or nothing: when a file that would be written has changed here since the run began, all of
     them are named and nothing is written. --3way merges instead, and leaves conflict markers where that is
     not possible (exit 2).
     """
-    from flakes.cli.results import fetch, find, left_out, store_of
+    from flakes.cli.results import Wanted, fetch, find, left_out, store_of
 
     if branch is not None and (stage or three_way):
         raise click.UsageError("--branch leaves the files alone: it goes with neither --index nor --3way")
-    result = await find(client, what)
+    result = await find(client, what, Wanted(attempt, candidate))
     here = Path.cwd()
     sides = await fetch(client, result, store_of(here))
     if branch is not None:
@@ -219,6 +241,10 @@ def _facts(result: Result) -> dict[str, Any]:
         "runId": result.run.run_id, "runKey": result.run.run_key, "taskKey": result.task_key,
         "baseWorkspaceId": result.base.workspace_id, "workspaceId": result.handle.workspace_id,
         "commit": result.handle.commit,
+        "others": [
+            {"workspaceId": each.workspace_id, "kind": each.kind, "attempt": each.attempt}
+            for each in result.beside
+        ],
     }  # fmt: skip
 
 
@@ -300,7 +326,19 @@ def _show_branch(output: Output, result: Result, made: Branch) -> None:
         output.talk(dim(f"  {note}"))
 
 
+def _some(paths: Sequence[str], count_: int) -> str:
+    more = f" and {count_ - len(paths)} more" if count_ > len(paths) else ""
+    return ", ".join(paths) + more
+
+
 def _say_left_out(output: Output, missing: int, result: Result) -> None:
+    """What is not in what was shown."""
+    from flakes.cli.results import NAMED_MAX
+
+    if result.beside and not output.as_json:
+        named = [f"{each.workspace_id} (attempt {each.attempt})" for each in result.beside[:NAMED_MAX]]
+        more = f", and {len(result.beside) - NAMED_MAX} more" if len(result.beside) > NAMED_MAX else ""
+        output.talk(dim(f"  the task stored files more than once; take others with --candidate: {', '.join(named)}{more}"))
     if missing and not output.as_json:
         verb = "has" if missing == 1 else "have"
         output.talk(dim(f"  {count(missing, 'task')} {verb} changes that are not in this: flakes inspect {result.run.run_key}"))

@@ -13,12 +13,12 @@ import msgspec
 from starlette.responses import Response, StreamingResponse
 
 from flakes.core import limits
-from flakes.server import byte_ranges
+from flakes.server import byte_ranges, diffs
 from flakes.server.api.sandbox_scope import refused
 from flakes.server.handling import refusal
 from flakes.server.plane import Plane
 from flakes.server.routing import Answer, Call, Endpoint, PageLength, bounded
-from flakes.store import garbage, merging, promotions, runs, workspaces
+from flakes.store import garbage, merging, overlaps, promotions, runs, workspaces
 from flakes.store.blobs import BlobError
 from flakes.store.ledger import Ledger
 from flakes.store.workspaces import Place
@@ -27,6 +27,8 @@ from flakes.wire.errors import ApiError, not_found
 from flakes.wire.tasks import Blob
 from flakes.wire.workspaces import (
     PACK_KIND,
+    SELECTED,
+    PredictedConflict,
     Promoted,
     PromotionPost,
     RunWorkspaces,
@@ -44,6 +46,8 @@ class RunWorkspacesQuery(msgspec.Struct, frozen=True, rename="camel", forbid_unk
     limit: PageLength = limits.PAGE_LENGTH_DEFAULT
     cursor: str | None = None
     task_id: str | None = None
+    conflicts: bool = False
+    """Say which of the run's results would conflict. Needs git on the server."""
 
 
 async def create(call: Call) -> Answer:
@@ -99,8 +103,8 @@ async def diff(call: Call) -> WorkspaceDiff:
             raise ApiError("workspace_none", "the workspace was made from no other one", "name one to compare with: ?base=")
         base = await workspaces.get(conn, call.owner_id, base_id)
     try:
-        return await call.plane.diffs.page(
-            base, new, start=int(start), limit=limit, patches=query.patches,
+        return await diffs.page(
+            call.plane.bench, base, new, start=int(start), limit=limit, patches=query.patches,
             renames=query.renames,
         )  # fmt: skip
     except BlobError as error:
@@ -126,11 +130,23 @@ async def of_run(call: Call) -> RunWorkspaces:
             conn, run_id, task_id=query.task_id, before=query.cursor, limit=limit
         )
         merges = await merging.of_run(conn, run_id, [each.workspace_id for each in found])
-        return RunWorkspaces(
-            merges=merges, refs=await promotions.refs(conn, run_id), workspaces=found,
+        refs = await promotions.refs(conn, run_id)
+        shown = RunWorkspaces(
+            merges=merges, refs=refs, workspaces=found, overlaps=await overlaps.of_run(conn, run_id),
             promotions=await promotions.history(conn, run_id),
             next_cursor=found[-1].workspace_id if len(found) == limit else None,
         )  # fmt: skip
+        if not query.conflicts:
+            return shown
+        selected = next((ref.workspace_id for ref in refs if ref.name == SELECTED), None)
+        handles = await workspaces.some(conn, [each.workspace_id for each in merges] + [selected or ""])
+    predicted: list[PredictedConflict] = []
+    if selected is not None:
+        try:
+            predicted = await call.plane.predictions.of(handles[selected], merges, handles)
+        except BlobError as error:
+            raise refused(error) from error
+    return msgspec.structs.replace(shown, predicted=predicted)
 
 
 async def promote(call: Call) -> Promoted:
@@ -273,7 +289,7 @@ ENDPOINTS = [
     Endpoint("GET", f"{_ONE}/packs/{{digest}}", pack, bytes, tag="workspaces", also=_PARTIAL,
              errors=("range_not_satisfiable", "storage_full")),
     Endpoint("GET", "/v1/runs/{run}/workspaces", of_run, RunWorkspaces, query=RunWorkspacesQuery,
-             tag="workspaces"),
+             tag="workspaces", errors=("workspace_pack_damaged", "git_missing", "storage_full")),
     Endpoint("POST", "/v1/runs/{run}/promotions", promote, Promoted, PromotionPost, tag="workspaces",
              errors=("workspace_base_stale", "workspace_path_refused", "workspace_unrelated")),
     Endpoint("POST", f"{_SANDBOX}/assignments/{{assignmentId}}/workspaces", create_for_attempt,

@@ -18,7 +18,7 @@ import structlog
 
 from flakes.core.limits import WORKSPACE_CHANGES_MAX
 from flakes.core.merging import Bring, Conclude, Keep, MergeState, steps
-from flakes.server.bench import Bench, Brought, bring, unresolved
+from flakes.server.bench import Brought, bring, unresolved
 from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
 from flakes.store import merge_tasks, merging, promotions, workspaces
@@ -54,7 +54,7 @@ class Merger:
     def __init__(self, plane: Plane, leadership: Leadership) -> None:
         self._plane = plane
         self._leadership = leadership
-        self._bench = Bench(plane)
+        self._bench = plane.bench
         self._failures: Counter[str] = Counter()
 
     async def run_once(self) -> float | None:

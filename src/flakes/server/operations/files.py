@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from flakes.core.limits import RESERVATION_SELECTORS_MAX
 from flakes.server.operations.act import Act, Handler
-from flakes.store import reservations
+from flakes.store import overlaps, reservations
 from flakes.wire.reservations import FilesChecked, FilesReleased, Reservations
 
 
 async def reserve(act: Act) -> Reservations:
     async with act.fenced() as (conn, holder):
         held = await reservations.reserve(conn, holder, act.body)
+        await overlaps.reserved(conn, holder, reservations.normalised(act.body.selectors))
     act.plane.wrote()
     return held
 
@@ -32,7 +34,8 @@ async def check(act: Act) -> FilesChecked:
     async with act.fenced() as (conn, holder):
         wanted = reservations.normalised(act.body.selectors)
         conflicts = await reservations.check(conn, holder, wanted)
-    return FilesChecked(free=not conflicts, conflicts=conflicts)
+        changing = await overlaps.changing(conn, holder, wanted, RESERVATION_SELECTORS_MAX)
+    return FilesChecked(free=not conflicts, conflicts=conflicts, changing=changing)
 
 
 HANDLERS: Final[dict[str, Handler]] = {

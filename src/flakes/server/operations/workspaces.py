@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from flakes.server.operations.act import Act, Handler
-from flakes.store import promotions, workspaces
+from flakes.store import overlaps, promotions, workspaces
+from flakes.wire.overlaps import ChangesReported
 from flakes.wire.workspaces import Promoted, WorkspaceSelected
 
 
@@ -26,6 +27,14 @@ async def promote(act: Act) -> Promoted:
         )  # fmt: skip
 
 
+async def changing(act: Act) -> ChangesReported:
+    async with act.fenced() as (conn, holder):
+        reported = await overlaps.report(conn, holder, act.body.paths)
+    if reported.fresh:
+        act.plane.wrote()
+    return reported
+
+
 HANDLERS: Final[dict[str, Handler]] = {
-    "workspace.selected": selected, "workspace.promote": promote,
+    "workspace.selected": selected, "workspace.promote": promote, "workspace.changing": changing,
 }  # fmt: skip
