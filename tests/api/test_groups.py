@@ -55,6 +55,18 @@ def parent(api: Api) -> Iterator[Parent]:
         yield Parent(api, api.as_(who[1]), peer, own, made["run"], peer.start(30))
 
 
+def event(parent: Parent, task_id: str, type_: str) -> dict[str, Any]:
+    """The data of the first event of a type, once it can be read."""
+    found: list[dict[str, Any]] = []
+
+    def seen() -> bool:
+        found[:] = [e for e in parent.api.activity(task_id) if e["type"] == type_]
+        return bool(found)
+
+    wait_until(seen, 30)
+    return found[0]["data"]
+
+
 def test_a_task_fills_a_group_yields_and_goes_on_when_it_is_done(parent: Parent) -> None:
     opened = parent.ask("group.open", {"groupKey": "drafts", "name": "Drafts"}).ok()
     assert (opened["status"], opened["joinRule"]) == ("OPEN", "all_success")
@@ -82,8 +94,8 @@ def test_a_task_fills_a_group_yields_and_goes_on_when_it_is_done(parent: Parent)
     assert parent.ask("task.outputs", {"task": "a"}).ok()["text"] == "one"
     assert [c["status"] for c in parent.ask("task.children", {"group": "drafts"}).ok()["children"]] == ["SUCCEEDED"] * 2
     parent.peer.finish(again.assignment_id)
+    event(parent, again.task_id, "task.succeeded")
     types = [e["type"] for e in parent.api.activity(again.task_id)]
-    wait_until(lambda: "task.succeeded" in [e["type"] for e in parent.api.activity(again.task_id)], 30)
     for type_ in ("group.opened", "task.spawned", "group.closed", "task.waiting", "group.settled", "wait.settled"):
         assert type_ in types
 
@@ -254,6 +266,37 @@ def test_a_live_task_takes_prompts_one_after_the_other_and_ends_when_told(parent
     assert "liveState" not in shown
 
 
+def test_a_live_task_that_nobody_prompts_is_asked_to_end_and_cancelled_when_it_does_not(parent: Parent) -> None:
+    """A yielded one is woken and told; it may still end well. One that does not in time is stopped."""
+    idle = {"liveRounds": True, "liveIdle": {"afterS": 0.5, "graceS": 0.5}, "title": "live", "adapter": parent.adapter}
+    patient = idle | {"liveIdle": {"afterS": 0.5}}
+    tasks = [idle | {"taskKey": "lazy"}, patient | {"taskKey": "good"}]
+    parent.ask("task.spawn", {"operationId": "o", "tasks": [tasks[0] | {"liveRounds": False}]}).refused("invalid_request")
+    parent.ask("task.spawn", {"operationId": "o", "tasks": tasks}).ok()
+    running = parent.start(2)
+
+    def next_(key: str) -> dict[str, Any]:
+        path = f"/v1/sandboxes/{parent.peer.sandbox_id}/assignments/{running[key].assignment_id}/operations/round.next"
+        return parent.mate.post(path, {"holdS": 0.0 if key == "good" else 20.0}).ok()
+
+    assert next_("good") == {}
+    parent.peer.finish(running["good"].assignment_id, "retryable")
+    running["good"] = parent.peer.start(30)
+    assert next_("good") == {"finishing": True}
+    parent.peer.finish(running["good"].assignment_id)
+    assert next_("lazy") == {"finishing": True}
+    prompt = {"operationId": "p", "task": "lazy", "prompt": "Draft it."}
+    parent.ask("round.send", prompt).refused("round_conflict")
+    stop = parent.peer.expect(Cancel, timeout_s=30)
+    assert stop.assignment_ids == [running["lazy"].assignment_id]
+    parent.peer.finish(running["lazy"].assignment_id, "cancelled")
+    assert (parent.status("good"), parent.status("lazy")) == ("SUCCEEDED", "CANCELLED")
+    assert event(parent, running["lazy"].task_id, "round.finishing") == {"idleS": 0.5, "graceS": 0.5}
+    # Tried again by hand it takes prompts again.
+    parent.api.post(f"/v1/tasks/{running['lazy'].task_id}/retry").ok()
+    parent.ask("round.send", prompt).ok()
+
+
 def test_what_a_live_task_leaves_open_is_over_with_it(parent: Parent) -> None:
     child = {"taskKey": "live", "title": "live", "adapter": parent.adapter, "liveRounds": True}
     parent.ask("task.spawn", {"operationId": "o", "tasks": [child]}).ok()
@@ -330,8 +373,7 @@ def test_a_wait_that_loses_its_last_hope_wakes_who_waits(parent: Parent, how: st
     told = parent.wait(on).ok()
     assert (told["state"], told["verdict"], told["stalled"]) == ("settled", "FAILED", ["second", "third"])
     parent.wait(on, "again").refused("wait_stalled")
-    types = {e["type"]: e["data"] for e in parent.api.activity(parent.assignment.task_id, "wait.settled")}
-    assert types["wait.settled"]["stalled"] == ["second", "third"]
+    assert event(parent, parent.assignment.task_id, "wait.settled")["stalled"] == ["second", "third"]
     # Somebody helps: what they depend on is tried again.
     parent.api.post(f"/v1/tasks/{first.task_id}/retry").ok()
     assert parent.wait(on, "more").ok()["state"] == "pending"

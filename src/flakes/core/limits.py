@@ -115,6 +115,10 @@ ROUND_OUTPUTS_BYTES_MAX: Final = MIB
 ROUNDS_OPEN_MAX: Final = 64
 """Rounds of one task that are not over."""
 ROUNDS_MAX: Final = 10_000
+LIVE_IDLE_S_DEFAULT: Final = 86_400.0
+"""How long a live task may go without a prompt before it is asked to end."""
+LIVE_GRACE_S_DEFAULT: Final = 60.0
+"""How long it may take to end then."""
 
 PAGE_LENGTH_DEFAULT: Final = 50
 PAGE_LENGTH_MAX: Final = 200

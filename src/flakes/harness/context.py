@@ -60,7 +60,8 @@ class Context(Generic[A]):
 
         `inputs` are children that have ended: what they left is in the child's inputs, and said in its
         prompt. `output` is what it has to leave behind, as a type or a declaration; `outputs` more of them by
-        key. `live` children take further rounds. The rest is as in the definition of a task: `adapter`,
+        key. `live` children take further rounds, and are asked to end when
+        nobody prompts them for `idle_s`. The rest is as in the definition of a task: `adapter`,
         `model`, `effort`, `acceptance`, `verify`, `capabilities`, `grants`, `retry` (attempts),
         `timeout_s`, `optional`, `budget`, `metadata`, `detached`.
         """

@@ -37,6 +37,7 @@ class Options:
     output: Any = None
     outputs: Mapping[str, Any] = field(default_factory=dict)
     live: bool = False
+    idle_s: float | None = None
     optional: bool = False
     detached: bool = False
     retry: int | None = None
@@ -122,6 +123,7 @@ class Spawner:
             "budget": dict(options.budget) if options.budget else None,
             "retry": _retry(options.retry or self._defaults.max_attempts), "timeoutS": options.timeout_s,
             "priority": options.priority, "optional": options.optional, "liveRounds": options.live,
+            "liveIdle": {"afterS": options.idle_s} if options.idle_s else None,
             "permissionMode": options.permission_mode, "metadata": encoded(options.metadata),
         }  # fmt: skip
         task = {name: each for name, each in definition.items() if each not in (None, [], {}, "", 0, False)}

@@ -62,6 +62,9 @@ def check_definition(key: str, definition: TaskDefinition) -> None:
         if not is_key(mount) or mount in RESERVED_MOUNTS:
             issue = Issue(path=f"{key}.workspaceInputs", message=f"{mount[:80]!r} is no name for a mount")
             raise ApiError("invalid_request", f"task {key!r} mounts a workspace as {mount[:80]!r}", f"{KEY_FIX}; and not {', '.join(sorted(RESERVED_MOUNTS))}", issues=[issue])
+    if definition.live_idle is not None and not definition.live_rounds:
+        issue = Issue(path=f"{key}.liveIdle", message="is for tasks with liveRounds")
+        raise ApiError("invalid_request", f"task {key!r} is not live: liveIdle means nothing", "give it liveRounds, or leave liveIdle out", issues=[issue])
     if definition.adapter == "command" and not _has_command(definition.input):
         raise ApiError(
             "invalid_request", f"task {key!r} has no command to run",

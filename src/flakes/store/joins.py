@@ -139,6 +139,11 @@ _FORGET_ANSWERS = Query("""
     delete from wait_members where wait_id in (select wait_id from gone)""")
 
 
+# A live task that ended because nobody prompted it takes prompts again.
+_FORGET_IDLE = Query("""
+    delete from finishing_tasks where task_id = any(%(task_ids)s) and idle""")
+
+
 async def settle(conn: Connection, ledger: Ledger) -> None:
     """Look at everything that has ended in this transaction, until nothing more ends because of it."""
     while ledger.ended:
@@ -261,6 +266,7 @@ async def reopen(conn: Connection, ledger: Ledger, task_ids: Collection[str]) ->
     they had been told about others is forgotten."""
     params = {"task_ids": list(task_ids)}
     await run(conn, _FORGET_ANSWERS, params)
+    await run(conn, _FORGET_IDLE, params)
     await groups_decided(conn, ledger, await rows(conn, _REOPEN_GROUPS, params))
 
 

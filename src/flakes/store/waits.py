@@ -13,7 +13,7 @@ from typing import Any
 from flakes.core import limits
 from flakes.core.group import SETTLED, Counts, GroupStatus, JoinRule, can_settle, judge
 from flakes.core.task import TaskStatus
-from flakes.store import groups, joins, runs, signals, spawning, stalls, tasks
+from flakes.store import groups, idling, joins, runs, signals, spawning, stalls, tasks
 from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.definitions import check_key
 from flakes.store.fences import Holder
@@ -68,7 +68,7 @@ _DUE = Query("""
     where state = 'pending' and due_at <= now() order by due_at limit %(limit)s""")
 
 _STILL_DUE = Query("""
-    select wait_id, kind from waits
+    select wait_id, kind, task_id from waits
     where wait_id = any(%(wait_ids)s) and state = 'pending' and due_at <= now()""")
 
 _NEXT_DUE = Query("""
@@ -165,7 +165,8 @@ async def for_prompt(
             "wait_id": wait_id, "run_id": holder.run_id, "task_id": holder.task_id,
             "operation_id": operation_id, "digest": b"", "kind": "prompt", "group_id": None,
             "signal_name": None, "round_id": None, "join_rule": None, "needed": None, "total": 0,
-            "succeeded": 0, "failed": 0, "cancelled": 0, "due_s": None,
+            "succeeded": 0, "failed": 0, "cancelled": 0,
+            "due_s": await idling.after_s(conn, holder.task_id),
         })  # fmt: skip
         wait = await get(conn, wait_id)
     else:
@@ -266,15 +267,18 @@ async def next_due_s(conn: Connection) -> float | None:
 
 
 async def fire(conn: Connection, limit: int) -> tuple[int, Ledger | None]:
-    """Settle timers that are due, and time out what has waited too long: how many, and what it woke."""
+    """Settle timers that are due, time out what has waited too long, and tell live tasks that nobody prompts to
+    end: how many, and what it woke."""
     due = await rows(conn, _DUE, {"limit": limit})
     if not due:
         return 0, None
     ledger = await Ledger.lock(conn, [run_id for _, run_id in due])
     still = await rows(conn, _STILL_DUE, {"wait_ids": [wait_id for wait_id, _ in due]})
     decided = [
-        (wait_id, "settled" if kind == "timer" else "timed_out", {}) for wait_id, kind in still
+        (wait_id, "settled" if kind in ("timer", "prompt") else "timed_out", {})
+        for wait_id, kind, _ in still
     ]
+    await idling.finish(conn, ledger, [task_id for _, kind, task_id in still if kind == "prompt"])
     await joins.settle_waits(conn, ledger, decided)
     await ledger.flush(conn)
     return len(due), ledger

@@ -26,7 +26,7 @@ TYPES: Final[dict[str, str]] = {
     "round.prompted": "A live task was sent a prompt; data: roundKey, ordinal.",
     "round.delivered": "An attempt of a live task took a prompt; data: roundKey, assignmentId.",
     "round.ended": "A round is over; data: roundKey, state, and assignmentId if an attempt completed it.",
-    "round.finishing": "A live task gets no more prompts and ends after its open rounds.",
+    "round.finishing": "A live task gets no more prompts and ends after its open rounds; data, when nobody had prompted it: idleS, graceS.",
     "wait.settled": "What a task waits for has happened, or timed out; data: waitId, kind, state, operationId.",
     "signal.sent": "Somebody sent a signal to a task; data: signalId, name.",
     "task.cancel_requested": "Somebody asked for a task to stop; data: reason.",

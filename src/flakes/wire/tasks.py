@@ -49,6 +49,14 @@ class TaskBudget(Body, frozen=True, kw_only=True):
     wall_ms: Count | None = None
 
 
+class LiveIdle(Body, frozen=True, kw_only=True):
+    """What becomes of a live task that nobody prompts: after `afterS` without a prompt it gets none any more, and
+    should end; when it has not after `graceS`, it is cancelled."""
+
+    after_s: Annotated[float, Meta(gt=0, le=limits.WAIT_S_MAX)] = limits.LIVE_IDLE_S_DEFAULT
+    grace_s: Annotated[float, Meta(gt=0, le=limits.WAIT_S_MAX)] = limits.LIVE_GRACE_S_DEFAULT
+
+
 class TaskDefinition(Body, frozen=True, kw_only=True, omit_defaults=True):
     """The user's intent. Everything here is immutable once the task is admitted."""
 
@@ -84,6 +92,8 @@ class TaskDefinition(Body, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     effort: str | None = None
     live_rounds: bool = False
+    live_idle: LiveIdle | None = None
+    """Of a task with `liveRounds`; without it a day, and a minute to end."""
     permission_mode: Literal["auto", "ask", "readOnly"] | None = None
     metadata: dict[str, Any] = {}
 

@@ -26,6 +26,7 @@ _HELP: Final = {
     "--group": "A group of this task, by key or id.",
     "--detached": "The child outlives this task.",
     "--live": "The child takes prompts.",
+    "--idle": "Ask a live child to end when nobody prompts it for so many seconds.",
     "--operation-id": "A name for this request: asked again under it, it is the same one.",
     "--children": "Keys of children joined by commas, or `all`.",
     "--seconds": "So many seconds from the first time it is asked.",

@@ -152,6 +152,8 @@ def _definition(given: Given) -> dict[str, object]:
         definition["declaredOutputs"] = {key: {"kind": "text", "required": False} for key in keys}
     if "--live" in given.flags:
         definition["liveRounds"] = True
+    if "--idle" in given.values:
+        definition["liveIdle"] = {"afterS": given.seconds("--idle")}
     if "--depends-on" in given.values:
         definition["dependsOn"] = given.values["--depends-on"].split(",")
     return definition

@@ -133,7 +133,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "task.spawn", "children", "Make a child of this task, or those that a JSON file lists.",
         {
             "--file": True, "--key": True, "--title": True, "--adapter": True, "--body": True, "--shell": True,
-            "--output": True, "--depends-on": True, "--group": True, "--detached": False, "--live": False,
+            "--output": True, "--depends-on": True, "--group": True, "--detached": False, "--live": False, "--idle": True,
             "--operation-id": True,
         }, paths=False, short={"-f": "--file"},
     ),
