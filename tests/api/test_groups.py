@@ -297,6 +297,25 @@ def test_a_live_task_that_nobody_prompts_is_asked_to_end_and_cancelled_when_it_d
     parent.ask("round.send", prompt).ok()
 
 
+def test_one_wait_takes_more_children_than_a_page(api: Api) -> None:
+    own, who = adapter(), api.sandbox()
+    made = api.graph(task("parent", own, toolGrants=GRANTS))
+    with sandbox(api, who, adapters=[own]) as peer:
+        parent = Parent(api, api.as_(who[1]), peer, own, made["run"], peer.start(30))
+        ids: list[str] = []
+        for part in range(5):
+            tasks = [{"title": "c", "adapter": "nobody"} for _ in range(240)]
+            spawned = parent.ask("task.spawn", {"operationId": f"part-{part}", "tasks": tasks}).ok()
+            ids += [child["taskId"] for child in spawned["children"]]
+        on = {"kind": "children", "tasks": ids, "threshold": 2}
+        assert parent.wait(on).ok()["state"] == "pending"
+        parent.ask("task.cancel", {"tasks": ids[:2]}).ok()
+        told = parent.wait(on).ok()
+        assert (told["verdict"], told["counts"]["total"], told["counts"]["cancelled"]) == ("SUCCEEDED", 1200, 2)
+        refused = parent.wait({"kind": "children", "tasks": ids * 9}, "too-many").refused("invalid_request")
+        assert refused["issues"][0]["path"].startswith("on.tasks")
+
+
 def test_what_a_live_task_leaves_open_is_over_with_it(parent: Parent) -> None:
     child = {"taskKey": "live", "title": "live", "adapter": parent.adapter, "liveRounds": True}
     parent.ask("task.spawn", {"operationId": "o", "tasks": [child]}).ok()

@@ -1,16 +1,20 @@
-"""Harnesses run as people run them: every template from its file to its result, budgets, live children, many children."""
+"""Harnesses run as people run them: every template from its file to its result, budgets, live children."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.stage import Stage, until
+from e2e.stage import Stage, seeded, until
 from flakes.harness.starting import TEMPLATES
+from flakes.wire.errors import ApiError
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -124,3 +128,108 @@ def test_a_command_in_a_task_sees_its_budget(session: Stage) -> None:
     out = session.flakes("logs", "seen/t", "--channel", "stdout").ok().out
     assert "tokens\ttask t\t0 of 50\t50 left" in out
     assert "children\ttask t\t1 of 3\t2 left" in out
+
+
+CHILD = """
+while true; do
+    line=$(flakes rounds next --hold 0); code=$?
+    [ $code = 4 ] && exit 0
+    [ $code = 0 ] || exit $code
+    key=$(echo "$line" | cut -f1); echo "$line" | cut -f2 > said
+    echo "begin $key $FLAKES_ASSIGNMENT_ID" >> {log}
+    until test -e {go}; do sleep 0.05; done
+    echo "end $key $FLAKES_ASSIGNMENT_ID" >> {log}
+    flakes rounds complete $key --output result=said > done || exit
+done
+"""
+
+LIVE = """
+@define_harness(args=dict)
+async def main(ctx):
+    child = ctx.command(". " + ctx.args["script"], key="{key}-child", live=True)
+    said = []
+    for word in ("one", "two"):
+        said.append((await ctx.live_tasks.send(child, word, output=str)).data.strip())
+    rounds = [each["state"] for each in await ctx.live_tasks.rounds(child)]
+    await ctx.live_tasks.finish(child)
+    return ctx.succeeded(said=said, rounds=rounds, end=(await child).status)
+"""
+
+
+@pytest.mark.parametrize("victim", ["server", "sandbox"])
+def test_a_round_that_is_under_way_comes_once_whatever_is_killed(session: Stage, victim: str) -> None:
+    """Killed with -9 between the sending of a prompt and the end of its round, before or after it was taken."""
+    seed, rng = seeded()
+    key = f"under-way-{victim}"
+    log, go, script = (session.scratch / f"{key}.{name}" for name in ("log", "go", "sh"))
+    script.write_text(CHILD.format(log=log, go=go))
+    taken = rng.random() < 0.5
+    submit(session, key, LIVE.replace("{key}", key), input={
+        "source": HEAD + LIVE.replace("{key}", key), "args": {"script": str(script)},
+    })  # fmt: skip
+    if taken:
+        until(log.exists, 90, f"the round to be taken (seed {seed})")
+    else:
+        until(lambda: rounds(session, f"{key}/{key}-child"), 90, f"the prompt to be sent (seed {seed})")
+    for each in session.identities(victim):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each.pid, signal.SIGKILL)
+    if victim == "sandbox" and taken:
+        until(lambda: log.read_text().count("begin") > 1, 90, f"the round to be given again (seed {seed})")
+    go.touch()
+    assert data(session, key) == {"said": ["one", "two"], "rounds": ["COMPLETED"] * 2, "end": "SUCCEEDED"}, seed
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert [line[1] for line in lines if line[0] == "end"] == ["round-1", "round-2"], (seed, lines)
+    with session.client() as client:
+        task_id = client.task_id(f"{key}/{key}-child")
+
+        def over() -> list[Any] | None:
+            found = client.activity(task_id, limit=500).events
+            return found if any(each.type == "task.succeeded" for each in found) else None
+
+        events = until(over, 30, "the events")
+    ended = [each.data["roundKey"] for each in events if each.type == "round.ended"]
+    assert ended == ["round-1", "round-2"], seed
+    given = [(each.data["roundKey"], each.data["assignmentId"]) for each in events if each.type == "round.delivered"]
+    assert len(set(given)) == len(given), f"no attempt is given a round twice (seed {seed})"
+    if victim == "server":
+        assert len(given) == 2, f"a server that comes back does not give it again (seed {seed})"
+
+
+def rounds(session: Stage, task: str) -> list[Any]:
+    try:
+        with session.client() as client:
+            return client.list_rounds(client.task_id(task)).rounds
+    except ApiError:
+        return []  # not spawned yet
+
+
+def test_a_round_is_awaited_for_a_while_and_a_child_that_is_forgotten_ends(session: Stage) -> None:
+    """`asyncio.timeout` around a round; and a live child without a prompt for `idle_s`."""
+    submit(session, "patience", """
+LINE = '''
+while true; do
+    line=$(flakes rounds next --hold 0); code=$?
+    [ $code = 4 ] && exit 0
+    [ $code = 0 ] || exit $code
+    key=$(echo "$line" | cut -f1)
+    until test -e go; do sleep 0.05; done
+    flakes rounds complete $key --text done > done || exit
+done'''
+
+@define_harness
+async def main(ctx):
+    slow = ctx.command(LINE, live=True, title="Slow")
+    sent = ctx.live_tasks.send(slow, "work")
+    try:
+        async with asyncio.timeout(1.5):
+            await sent
+        late = False
+    except TimeoutError:
+        late = True
+    await ctx.cancel(slow)
+    idle = ctx.command(LINE.replace("test -e go", "true"), live=True, idle_s=0.5, title="Idle")
+    text = (await ctx.live_tasks.send(idle, "work")).text
+    return ctx.succeeded(late=late, slow=(await slow.settled()).status, text=text, idle=(await idle).status)
+""")  # fmt: skip
+    assert data(session, "patience") == {"late": True, "slow": "CANCELLED", "text": "done", "idle": "SUCCEEDED"}

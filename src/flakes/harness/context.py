@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 from flakes.core.keys import is_key
 from flakes.harness import surroundings as around
@@ -22,6 +22,9 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 Input = Child[Any] | Result[Any]
+JOINED_MAX: Final = 250
+"""Children whose results come in one piece: what is written down of them stays well below what an entry of the
+journal holds, however many are awaited together."""
 
 
 class Context(Generic[A]):
@@ -86,7 +89,10 @@ class Context(Generic[A]):
         """Wait for all of them, and give their results in their order. One that did not succeed raises
         `ChildFailed` when all have ended, or is in the list with `settled=True`."""
         wanted: list[Child[T]] = listed(children)
-        results = await self._join(wanted, len(wanted), "all")
+        results: list[Result[T]] = []
+        for at in range(0, len(wanted), JOINED_MAX):
+            some = wanted[at : at + JOINED_MAX]
+            results += await self._join(some, len(some), "all")
         return results if settled else [each.required() for each in results]
 
     async def any(self, *children: Child[T] | Iterable[Child[T]], cancel_rest: bool = False) -> Result[T]:

@@ -33,7 +33,7 @@ class OnChildren(Body, frozen=True, kw_only=True, tag_field="kind", tag="childre
     """Children by id or key (none named: all there are now), until the rule is decided; or, with `threshold`,
     until so many have ended in whatever way."""
 
-    tasks: Annotated[list[Reference], Meta(max_length=limits.CHILDREN_PAGE_MAX)] = []
+    tasks: Annotated[list[Reference], Meta(max_length=limits.CHILDREN_MAX)] = []
     join: Join = "all_settled"
     quorum: Annotated[int, Meta(ge=1)] | None = None
     threshold: Annotated[int, Meta(ge=1)] | None = None
