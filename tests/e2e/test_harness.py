@@ -17,6 +17,7 @@ import pytest
 from e2e.stage import Stage, running_with, seeded, until
 from flakes.wire.operations import OPERATIONS
 from flakes.wire.tasks import TaskResult
+from workspace.theirs import repository
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -212,3 +213,55 @@ async def main(ctx):
     assert data(session, "live") == {
         "said": ["one", "two"], "rounds": ["COMPLETED"] * 2, "end": "SUCCEEDED", "roster": ["plan", "live-child"],
     }  # fmt: skip
+
+
+EXAMPLE = """
+from dataclasses import dataclass
+from flakes.harness import define_harness
+
+@dataclass
+class Verdict:
+    winner: int
+
+@define_harness
+async def main(ctx):
+    drafts = await ctx.all(ctx.agent("Draft the notes", title=f"Draft {n}") for n in range(3))
+    best = await ctx.agent("Pick the best draft", inputs=drafts, output=Verdict)
+    await ctx.workspace.promote("notes", best.workspace())
+    return ctx.succeeded(winner=best.data.winner)
+"""
+DRAFTER = """
+# An agent by script: each draft is another text of the same file, and the last in the alphabet is the best.
+brief=$(cat)
+case "$brief" in
+*"Pick the best"*)
+    cat notes.md > before
+    best=$(ls -d ../draft-*/ | tail -1); cp "$best/notes.md" notes.md; rm before
+    echo "{\\"winner\\": $(sed -n 's/.*by draft-\\([0-9]\\).*/\\1/p' notes.md)}" > $FLAKES_OUTPUTS/result ;;
+*) echo "notes by $FLAKES_TASK_KEY" > notes.md ;;
+esac
+"""
+
+
+def test_drafts_are_compared_and_the_best_comes_home(session: Stage) -> None:
+    """Three children change the same file; only what the harness selects is the run's."""
+    root = repository(session.scratch / "notes", notes_md="old\n", keep_md="kept\n")
+    script, defaults = session.scratch / "drafter.sh", session.scratch / "defaults.json"
+    script.write_text(DRAFTER)
+    defaults.write_text(json.dumps({"agent": {"adapter": "command", "command": f"sh {script}"}}))
+    (session.scratch / "notes.py").write_text(EXAMPLE)
+    ran = session.flakes(
+        "run", str(session.scratch / "notes.py"), "--defaults", str(defaults), "--key", "noted", cwd=root, timeout_s=120
+    )  # fmt: skip
+    assert ran.code == 0, ran.out + ran.err + session.flakes("logs", "noted/task").out
+    with session.client() as client:
+        (draft,) = [each for each in client.list_tasks("noted").tasks if each.title == "Draft 2"]
+        promotions = client.run_workspaces("noted").promotions
+        found = client.result(client.task_id("noted/task"))
+    assert json.loads(found.outputs["result"].text or "null") == {"winner": 2}
+    assert len(promotions) == 2, "what the files were, and what was promoted: no draft came in by itself"
+    shown = session.flakes("diff", "noted", "--json", cwd=root).ok().json
+    assert [each["path"] for each in shown["files"]] == ["notes.md"]
+    session.flakes("apply", "noted", cwd=root).ok()
+    assert (root / "notes.md").read_text() == f"notes by {draft.task_key}\n"
+    assert (root / "keep.md").read_text() == "kept\n"

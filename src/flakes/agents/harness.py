@@ -34,6 +34,8 @@ LIMITS: Final = {
     signal.SIGXCPU: ("processor time", "cpuS"),
     signal.SIGALRM: ("running time", "wallS"),
 }  # fmt: skip
+_OWN: Final = ("FLAKES_", "LC_")
+_PASSED: Final = frozenset({"PATH", "HOME", "TMPDIR", "LANG", "TZ"})
 _FIELDS: Final = {"source", "harnessFile", "files", "args", "defaults", "limits", "env"}
 
 
@@ -57,7 +59,8 @@ class HarnessDriver(OneTurn):
     async def turn(
         self, text: str, op_id: str, schema: Mapping[str, Any] | None = None
     ) -> TurnResult:
-        env = {name: value for name, value in self._job.env.items() if not name.startswith("PYTHON")}
+        # Whatever the sandbox gives its tasks to sign in with somewhere, a module that only decides does not see it.
+        env = {name: value for name, value in self._job.env.items() if name in _PASSED or name.startswith(_OWN)}
         # The order of sets of strings is the same in every process.
         env["PYTHONHASHSEED"] = "0"
         process = await self._host.spawn([sys.executable, "-s", "-S", "-P", str(WORKER)], env=env, stdin="pipe")

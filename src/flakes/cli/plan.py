@@ -20,10 +20,10 @@ from flakes.core.workflow_file import (
     parse,
     to_definitions,
 )
-from flakes.core.workflow_task import HARNESS_GRANTS, HARNESS_OUTPUT, Workflow
+from flakes.core.workflow_task import HARNESS_OUTPUT, Workflow, WorkflowTask
 from flakes.harness.definition import Defaults
 from flakes.harness.errors import HarnessError
-from flakes.harness.packing import packed
+from flakes.harness.packing import grants_of, packed
 from flakes.wire.errors import ApiError
 
 TITLE_LENGTH = 72
@@ -129,7 +129,7 @@ def from_harness(
         work["defaults"] = given
     task: dict[str, Any] = {
         "taskKey": "task", "title": path.stem, "adapter": "harness", "input": work,
-        "toolGrants": list(HARNESS_GRANTS), "declaredOutputs": dict(HARNESS_OUTPUT),
+        "toolGrants": grants_of(work), "declaredOutputs": dict(HARNESS_OUTPUT),
     }  # fmt: skip
     return Plan(tasks=[task], title=path.stem, stem=path.stem)
 
@@ -164,7 +164,7 @@ def from_workflow(
     problems = [
         problem
         for task, source in zip(tasks, workflow.tasks, strict=True)
-        for problem in _embed(task, source.line, directory, workflow)
+        for problem in _embed(task, source, directory, workflow)
     ]
     if problems:
         raise PlanError(name, tuple(problems))
@@ -240,7 +240,7 @@ def _load_yaml(text: str) -> object:
     return yaml.safe_load(text)
 
 
-def _embed(task: dict[str, Any], line: int, directory: Path, workflow: Workflow) -> list[Problem]:
+def _embed(task: dict[str, Any], source: WorkflowTask, directory: Path, workflow: Workflow) -> list[Problem]:
     """Put the content of named files into a task's input; problems stand at the task's heading."""
     given = task.get("input")
     if not isinstance(given, dict):
@@ -256,13 +256,15 @@ def _embed(task: dict[str, Any], line: int, directory: Path, workflow: Workflow)
         try:
             if field == "harnessFile":
                 given |= packed(path)
+                if not source.grants:
+                    task["toolGrants"] = grants_of(given)
             else:
                 given["args"] = json.loads(path.read_text(encoding="utf-8"))
                 del given[field]
         except (OSError, ValueError, HarnessError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             problems.append(Problem(
-                line, "unreadable_file", f"{path} cannot be used: {reason}",
+                source.line, "unreadable_file", f"{path} cannot be used: {reason}",
                 "check the path (relative to the workflow file) and the content",
             ))  # fmt: skip
     return problems

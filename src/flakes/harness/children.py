@@ -52,12 +52,34 @@ class Left(Generic[T]):
         value = _parsed(key, content)
         return value if spec is None or spec.kind != "json" else converted(value, spec.kind_of)
 
-    def workspace(self, key: str = PRIMARY) -> str:
-        """The handle of a workspace output."""
+    def workspace(self, key: str | None = None) -> str:
+        """The handle of the files that it left: of the output `key`; without one its only workspace output, or
+        else everything that it changed. Raises `HarnessError` (`output_missing`, `output_kind_mismatch`)."""
+        if key is None:
+            declared = self._declared()
+            if not declared and self._body.get("workspaceId"):
+                return self._body["workspaceId"]
+            if len(declared) != 1:
+                raise HarnessError(
+                    "output_missing", f"the child `{self.key}` ({self.status}) left "
+                    + (f"several workspaces: {', '.join(declared)}" if declared else "no files: it changed none"),
+                    "name one of them" if declared else "let it change files in its working directory, and run the harness from files",
+                )  # fmt: skip
+            key = declared[0]
         found = self._output(key)
         if found["kind"] != "workspace":
             raise _mismatch(self.key, key, found["kind"], "a workspace")
         return found["workspaceId"]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The handles of all files that it left, by output; what no output declares has an empty name."""
+        found = {name: self._body["outputs"][name]["workspaceId"] for name in self._declared()}
+        rest = self._body.get("workspaceId")
+        return found | ({"": rest} if rest else {})
+
+    def _declared(self) -> list[str]:
+        return sorted(name for name, each in (self._body.get("outputs") or {}).items() if each["kind"] == "workspace")
 
     @property
     def outputs(self) -> list[str]:

@@ -21,11 +21,13 @@ from flakes.harness.errors import HarnessError
 
 PACKAGE: Final = "flakes_harness_module"
 DENIED: Final = frozenset({
-    "concurrent", "ctypes", "ftplib", "http", "imaplib", "importlib", "multiprocessing", "poplib", "runpy",
-    "select", "selectors", "signal", "smtplib", "socket", "socketserver", "ssl", "subprocess", "threading",
-    "urllib", "xmlrpc", "_thread",
+    "builtins", "code", "codeop", "concurrent", "ctypes", "dbm", "ensurepip", "fcntl", "fileinput", "ftplib", "getpass", "glob",
+    "grp", "http", "imaplib", "importlib", "linecache", "mmap", "multiprocessing", "nntplib", "nt", "pdb", "pkgutil",
+    "platform", "poplib", "posix", "pty", "pwd", "resource", "runpy", "select", "selectors", "shelve", "shutil", "signal", "site",
+    "smtplib", "socket", "socketserver", "sqlite3", "ssl", "subprocess", "sysconfig", "syslog", "telnetlib", "tempfile", "termios",
+    "threading", "tty", "venv", "webbrowser", "xmlrpc", "zipimport",
 })  # fmt: skip
-"""Of the standard library: processes, threads and the network."""
+"""Of the standard library: processes, threads, the network, files, and what differs between machines."""
 OWN: Final = "flakes.harness"
 
 
@@ -73,12 +75,19 @@ def may_import(name: str) -> bool:
     root = name.partition(".")[0]
     if root == "flakes":
         return name == OWN or name.startswith(OWN + ".")
-    return root in sys.stdlib_module_names and root not in DENIED
+    return name == "urllib.parse" or (
+        root in sys.stdlib_module_names and root not in DENIED and root != "urllib" and not _inner(root)
+    )
+
+
+def _inner(root: str) -> bool:
+    """Whether it is a part of the library that others are made of, and not for use by itself."""
+    return root.startswith("_") and root != "__future__"
 
 
 def import_refused(name: str, where: str) -> HarnessError:
     """The refusal of an import."""
-    fix = "let a child do what needs it" if name.partition(".")[0] in DENIED else "use the standard library, `flakes.harness`, or a relative import of a file beside the module"
+    fix = "let a child do what needs it" if name.partition(".")[0] in sys.stdlib_module_names else "use the standard library, `flakes.harness`, or a relative import of a file beside the module"
     return HarnessError("harness_import_refused", f"{where} imports {name}, which a harness may not", fix)
 
 

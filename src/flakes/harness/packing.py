@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from flakes.core.workflow_task import HARNESS_GRANTS
 from flakes.harness.errors import HarnessError
 from flakes.harness.loading import Source
+
+PROMOTE: Final = "flakes.workspace.promote"
+"""The grant to select files of the run."""
 
 
 def pack(path: Path) -> Source:
@@ -32,6 +36,13 @@ def packed(path: Path) -> dict[str, Any]:
     return found | ({"files": dict(source.files)} if source.files else {})
 
 
+def grants_of(given: Any) -> list[str]:
+    """What a harness may do when its task does not say: begin children, and select files if its text does so
+    anywhere. `given` is the task's `input`."""
+    texts = [given.get("source", ""), *(given.get("files") or {}).values()]
+    return [*HARNESS_GRANTS, *([PROMOTE] if any(map(_promotes, texts)) else [])]
+
+
 def unpacked(given: Any) -> Source:
     """The module of a task's `input`; raises `HarnessError` (`harness_invalid`)."""
     text, name, files = given.get("source"), given.get("harnessFile", "harness.py"), given.get("files", {})
@@ -53,6 +64,18 @@ def _beside(text: str) -> list[str]:
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             found += [node.module] if node.module else [each.name for each in node.names]
     return found
+
+
+def _promotes(text: str) -> bool:
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return False
+    return any(
+        isinstance(node, ast.Attribute) and node.attr == "promote"
+        and isinstance(node.value, ast.Attribute) and node.value.attr == "workspace"
+        for node in ast.walk(tree)
+    )  # fmt: skip
 
 
 def _read(path: Path) -> str:

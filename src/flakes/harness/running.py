@@ -54,6 +54,7 @@ def run(given: Given, engine: Engine) -> Ended:
         (replay or engine).say(line)
 
     try:
+        _refuse(given.source)
         harness = load(given.source, say)
         replay = Replay(
             engine, given.source.digest, given.source.names, versioned=harness.versioned, hold_s=given.hold_s,
@@ -84,6 +85,17 @@ def run(given: Given, engine: Engine) -> Ended:
         words = "".join(traceback.format_exception_only(error)).strip()
         crash = HarnessError("harness_crashed", f"{words}{f' at {at}' if at else ''}", "mend the module, or catch the exception")
         return _failed(replay, crash, at)
+
+
+def _refuse(source: Source) -> None:
+    """Do not begin what a replay could not repeat; raises `HarnessError` with its line."""
+    from flakes.harness.checking.rules import refusal
+
+    for name, text in ((source.name, source.text), *source.files.items()):
+        found = refusal(text, name, frozenset(source.names))
+        if found is not None:
+            where = f"{name}:{found.line}"
+            raise HarnessError(found.code, f"{where}: {found.message}", found.fix, line=found.line, file=name)
 
 
 def _failed(replay: Replay | None, error: HarnessError, at: str) -> Ended:

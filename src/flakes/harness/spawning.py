@@ -21,6 +21,8 @@ from flakes.harness.schemas import encoded
 
 TITLE_LENGTH: Final = 72
 KEY_LENGTH: Final = 40
+TAKEN: Final = frozenset({"work", "inputs", "outputs", "tmp", "state", "bin", "home", "session", "tools"})
+"""What a task's directory holds already."""
 INPUT_WORDS_MAX: Final = 4_000
 """Characters of an input's text that are said in the prompt of a child."""
 
@@ -119,7 +121,7 @@ class Spawner:
             "acceptance": list(options.acceptance), "verify": list(options.verify),
             "declaredOutputs": {name: each.definition for name, each in specs.items()},
             "requiredCapabilities": list(options.capabilities or self._defaults.capabilities),
-            "toolGrants": list(options.grants), "workspaceInputs": dict(options.workspaces),
+            "toolGrants": list(options.grants), "workspaceInputs": _mounts(options.inputs) | dict(options.workspaces),
             "budget": dict(options.budget) if options.budget else None,
             "retry": _retry(options.retry or self._defaults.max_attempts), "timeoutS": options.timeout_s,
             "priority": options.priority, "optional": options.optional, "liveRounds": options.live,
@@ -169,17 +171,34 @@ def _specs(options: Options) -> dict[str, OutputSpec[Any]]:
     return {name: each for name, each in specs.items() if each is not None}
 
 
+def _mounts(inputs: Sequence[Any]) -> dict[str, str]:
+    """Files of several inputs, each beside the working directory: brought together in it they may conflict."""
+    results = [each.result if isinstance(each, Child) else each for each in inputs]
+    left = [(each.key, each.files) for each in results if isinstance(each, Result) and each.files]
+    if not 1 < sum(len(files) for _, files in left) <= limits.WORKSPACE_INPUTS_MAX:
+        return {}
+    return {_mount(key, name): handle for key, files in left for name, handle in files.items()}
+
+
+def _mount(key: str, output: str) -> str:
+    name = f"{key}-{output}" if output not in ("", PRIMARY) else key
+    return f"{name[:58].rstrip('-')}-files" if name in TAKEN or len(name) > limits.KEY_LENGTH_MAX else name
+
+
 def _told(inputs: Sequence[Any]) -> str:
     """What a prompt says of inputs: where their files are, and what they said."""
     if not inputs:
         return ""
     parts = ["\n\n## Inputs\n"]
+    mounts = _mounts(inputs)
     for each in inputs:
         result = each.result if isinstance(each, Child) else each
         if not isinstance(result, Result):
             raise HarnessError("child_invalid", "an input has not ended yet", "await it first; then give it or its result")
         files = ", ".join(f"`$FLAKES_INPUTS/{each.key}/{name}`" for name in result.outputs)
         parts.append(f"\n### {each.key}\n" + (f"\nFiles: {files}\n" if files else ""))
+        trees = ", ".join(f"`$FLAKES_WORK_DIR/../{_mount(each.key, name)}/`" for name in result.files if mounts)
+        parts.append(f"\nIts working directory: {trees}\n" if trees else "")
         if result.text and not files:
             parts.append(f"\n{result.text[:INPUT_WORDS_MAX]}\n")
     return "".join(parts)

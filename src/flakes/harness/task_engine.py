@@ -146,7 +146,7 @@ class TaskEngine:
                 used_bytes += each["sizeBytes"]
             kept = ("kind", "sizeBytes", "digest", "workspaceId")
             outputs[key] = {name: each[name] for name in kept if name in each} | {"text": text}
-        kept = ("taskId", "taskKey", "status", "text", "error", "finishedAt")
+        kept = ("taskId", "taskKey", "status", "text", "error", "finishedAt", "workspaceId")
         return {name: result[name] for name in kept if result.get(name)} | {"outputs": outputs}, used_bytes
 
     def _round(self, about: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import sys
 from typing import IO, Any, Final
 
 EXIT_YIELDED: Final = 75
+MAPPED_BYTES: Final = 256 * 1024 * 1024
 LIMITS: Final = {"cpuS": (60, 3_600), "memoryMb": (512, 4_096), "wallS": (600, 24 * 3_600)}
 """What a module may use in one run, and the most that a task may ask for. `wallS` does not count waiting."""
 
@@ -111,7 +112,8 @@ def _limit(limited: dict[str, float]) -> None:
     cpu_s, memory_bytes = round(limited["cpuS"]), round(limited["memoryMb"]) * 1024 * 1024
     for kind, most in (
         (resource.RLIMIT_CPU, (cpu_s, cpu_s + 5)), (resource.RLIMIT_DATA, (memory_bytes, memory_bytes)),
-        (resource.RLIMIT_CORE, (0, 0)),
+        # Shared mappings are no data; the interpreter itself maps more than it uses.
+        (resource.RLIMIT_AS, (memory_bytes + MAPPED_BYTES, memory_bytes + MAPPED_BYTES)), (resource.RLIMIT_CORE, (0, 0)),
     ):  # fmt: skip
         try:
             resource.setrlimit(kind, most)

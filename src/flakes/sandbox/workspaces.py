@@ -147,7 +147,17 @@ class Workspace:
             await self._fetch(handle, store)
         await apart(self._mount, store, inputs)
         if first is not None:
-            await apart(self._make, store, assignment, first, merged)
+            try:
+                await apart(self._make, store, assignment, first, merged)
+            except AgentError as error:
+                # Whoever has each of them beside it compares them, and needs no merge.
+                beside = {handle.workspace_id for handle in inputs.values()}
+                apiece = {handle.workspace_id for handle in (first, *merged)} <= beside
+                if error.code != "workspace_conflict" or not apiece or given is None or given.selected is None:
+                    raise
+                selected = await self._blobs.workspace(given.selected.workspace_id)
+                await self._fetch(selected, store)
+                await apart(self._make, store, assignment, selected, ())
         await asyncio.to_thread(self._cache.trim)
 
     async def _fetch(self, handle: WorkspaceHandle, store: Git) -> None:

@@ -18,17 +18,26 @@ from flakes.store.database import Connection, Query, row, rows, run
 from flakes.store.ledger import Ledger
 from flakes.wire.codec import encode
 from flakes.wire.merging import Merging, WorkspaceMerge
+from flakes.wire.operations import PROMOTE
 from flakes.wire.workspaces import SELECTED
 
 NAMED_MAX = 20
 """Paths that are told of a conflict."""
 
-# Only in a run that has selected something, and brings in what its tasks leave.
+# Only in a run that has selected something, and brings in what its tasks leave. Where a task may select by itself,
+# what its children leave is its to decide about.
 _ENTER = Query("""
+    with recursive above(task_id) as (
+        select parent_task_id from tasks where task_id = %(task_id)s
+        union
+        select t.parent_task_id from above join tasks t on t.task_id = above.task_id
+    )
     insert into workspace_merges (workspace_id, run_id, task_id, assignment_id)
     select %(workspace_id)s, r.run_id, %(task_id)s, %(assignment_id)s from runs r
     where r.run_id = %(run_id)s and coalesce((r.merge_policy ->> 'promote')::boolean, true)
       and exists (select from workspace_refs s where s.run_id = r.run_id and s.name = %(ref)s)
+      and not exists (select from above join task_payloads d on d.task_id = above.task_id
+                      where d.definition::jsonb -> 'toolGrants' ? %(grant)s)
     on conflict do nothing""")
 
 _DUE = Query("""
@@ -115,7 +124,7 @@ async def enter(
     """Enter a handle that a live attempt has just stored; the run is locked."""
     entered = await run(conn, _ENTER, {
         "workspace_id": workspace_id, "run_id": run_id, "task_id": task_id,
-        "assignment_id": assignment_id, "ref": SELECTED,
+        "assignment_id": assignment_id, "ref": SELECTED, "grant": PROMOTE,
     })  # fmt: skip
     if entered:
         ledger.merge(run_id, entered)

@@ -92,13 +92,19 @@ _RESULT = Query("""
 
 _ENDED = Query("""
     select task_id, task_key, status, error, attempt, sandbox_id, started_at, finished_at, assignment_id, result,
-           before
+           workspace_id, before
     from (
         select t.task_id, t.task_key, t.status, t.error, t.attempt, t.sandbox_id, t.started_at, t.finished_at,
-               s.assignment_id, s.result,
+               s.assignment_id, s.result, w.workspace_id,
                sum(coalesce(octet_length(s.result::text), 0)) over (order by t.finished_at, t.task_id)
                    - coalesce(octet_length(s.result::text), 0) as before
-        from tasks t left join task_results s on s.task_id = t.task_id
+        from tasks t join runs r on r.run_id = t.run_id
+        left join task_results s on s.task_id = t.task_id
+        left join lateral (
+            select max(c.workspace_id) as workspace_id from workspaces c
+            where r.has_workspaces and c.run_id = t.run_id and c.task_id = t.task_id
+              and c.assignment_id = s.assignment_id and c.kind = 'candidate'
+        ) w on true
         where t.run_id = %(run_id)s and t.task_id = any(%(task_ids)s)
           and t.status in ('SUCCEEDED', 'FAILED', 'CANCELLED')
     ) found order by finished_at, task_id""")
@@ -219,11 +225,12 @@ async def ended(conn: Connection, run_id: str, task_ids: list[str]) -> EndedTask
     """Results of those of these tasks that have ended, in that order, as many as fit into an answer."""
     found = await rows(conn, _ENDED, {"run_id": run_id, "task_ids": task_ids})
     told: list[EndedTask] = []
-    for task_id, key, status, error, attempt, sandbox_id, started, finished, assignment_id, stored, before in found:
+    for task_id, key, status, error, attempt, sandbox_id, started, finished, assignment_id, stored, workspace_id, before in found:
         if before < RESULTS_BYTES_MAX:
             base = {
                 "taskId": task_id, "taskKey": key, "status": status, "attempt": attempt,
                 "assignmentId": assignment_id, "sandboxId": sandbox_id, "error": error,
+                "workspaceId": workspace_id,
             }  # fmt: skip
             result = msgspec.convert((stored or {}) | base, EndedTask)
             told.append(msgspec.structs.replace(result, started_at=started, finished_at=finished))

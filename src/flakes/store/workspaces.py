@@ -167,7 +167,7 @@ async def create(
         data["assignmentId"] = place.assignment_id
     await run(conn, _MARK_RUN, {"run_id": place.run_id})
     ledger.event(place.run_id, "workspace.created", place.task_id, data)
-    if place.live and post.kind in ("output", "candidate"):
+    if place.live and post.kind in ("output", "candidate") and data["changes"]:
         assert place.task_id is not None
         assert place.assignment_id is not None
         await merging.enter(

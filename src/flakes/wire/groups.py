@@ -155,6 +155,8 @@ class EndedTask(TaskResult, frozen=True, kw_only=True, omit_defaults=True):
     """A result among others."""
 
     task_key: str
+    workspace_id: str | None = None
+    """The files that it changed, apart from declared outputs."""
 
 
 class EndedTasks(Frozen, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from flakes.cli.render.text import clean, moment, one_line, shortened
 from flakes.core import limits
 from flakes.core.graph import DependencyFailurePolicy
 from flakes.core.task import TaskStatus
-from flakes.core.workflow_task import HARNESS_GRANTS, HARNESS_OUTPUT
+from flakes.core.workflow_task import HARNESS_OUTPUT
 from flakes.wire.errors import EXIT_DONE, EXIT_UNSUCCESSFUL
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _definition(given: dict[str, Any]) -> dict[str, Any]:
         "dependsOn": list(given["depends_on"]),
         "dependencyFailurePolicy": given["on_failure"],
         "requiredCapabilities": list(given["required_capability"]),
-        "toolGrants": list(given["tool_grant"] or (HARNESS_GRANTS if harness else ())),
+        "toolGrants": list(given["tool_grant"] or (_grants(work) if harness else ())),
         "declaredOutputs": dict(HARNESS_OUTPUT) if harness else None,
         "inputArtifacts": list(given["input_artifact"]),
         "priority": given["priority"],
@@ -187,6 +187,13 @@ def _definition(given: dict[str, Any]) -> dict[str, Any]:
         "effort": given["effort"],
     }
     return {name: value for name, value in fields.items() if value not in (None, [])}
+
+
+def _grants(work: dict[str, Any] | None) -> list[str]:
+    """What a harness may do when nothing else is said."""
+    from flakes.harness.packing import grants_of
+
+    return grants_of(work or {})
 
 
 def _harness(given: dict[str, Any]) -> dict[str, Any]:

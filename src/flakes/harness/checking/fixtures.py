@@ -329,6 +329,8 @@ def _body(child: _Child) -> dict[str, Any]:
     }  # fmt: skip
     if isinstance(child.ends, Done):
         body["text"] = child.ends.text
+        if child.ends.files and not any(each["kind"] == "workspace" for each in body["outputs"].values()):
+            body["workspaceId"] = f"fixture-{child.seen.key}"
     elif child.ends is not None:
         body["error"] = {"code": child.ends.code, "message": child.ends.reason}
     return body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -15,14 +16,26 @@ from flakes.harness.loading import import_refused, may_import
 AWAITED: Final = frozenset({"all", "any", "quorum", "sleep", "signal", "cancel"})
 """Methods of the context that do nothing until they are awaited."""
 CALLS: Final[dict[str, str]] = {
-    **dict.fromkeys(("time.time", "time.time_ns", "time.monotonic", "time.perf_counter", "datetime.datetime.now",
+    **dict.fromkeys(("time.time", "time.time_ns", "time.monotonic", "time.monotonic_ns", "time.perf_counter", "time.perf_counter_ns",
+                     "time.process_time", "time.localtime", "time.gmtime", "time.ctime", "datetime.datetime.now",
                      "datetime.datetime.utcnow", "datetime.datetime.today", "datetime.date.today"), "use `ctx.now()`"),
     **dict.fromkeys(("time.sleep",), "use `await ctx.sleep(seconds)`"),
-    **dict.fromkeys(("uuid.uuid1", "uuid.uuid4", "os.urandom", "os.getpid"), "make names from what is in the journal, or use `ctx.random()`"),
-    **dict.fromkeys(("os.getenv", "os.listdir", "os.system", "os.popen", "os.walk", "pathlib.Path"), "take it from `ctx.args`, or let a child do it"),
+    **dict.fromkeys(("uuid.uuid1", "uuid.uuid4"), "make names from what is in the journal, or use `ctx.random()`"),
+    **dict.fromkeys(("io.open", "io.FileIO", "pathlib.Path"), "take it from `ctx.args`, or let a child do it"),
     **dict.fromkeys(("asyncio.to_thread", "asyncio.run", "asyncio.create_subprocess_exec", "asyncio.create_subprocess_shell"), "let a child do it: `ctx.command(...)`"),
 }  # fmt: skip
 MODULES: Final = {"random": "use `ctx.random()`", "secrets": "use `ctx.random()`"}
+PATHS: Final = ("pathlib.Path.", "pathlib.PosixPath", "pathlib.WindowsPath")
+OF_OS: Final = frozenset({"path", "sep", "altsep", "pathsep", "linesep", "curdir", "pardir", "extsep", "fspath", "PathLike"})
+"""What of `os` is the same everywhere. Of `os.path`, what looks at no file."""
+OF_OS_PATH: Final = frozenset({
+    "basename", "commonpath", "commonprefix", "dirname", "isabs", "join", "normcase", "normpath", "split", "splitdrive",
+    "splitext", "sep", "altsep", "pathsep", "curdir", "pardir",
+})  # fmt: skip
+OF_SYS: Final = frozenset({"argv", "executable", "exit", "modules", "path", "stdin", "setrecursionlimit", "settrace", "setprofile", "_getframe"})
+"""What of `sys` differs between processes, or changes them."""
+REFUSED: Final = frozenset({"harness_nondeterministic", "harness_import_refused"})
+"""Codes of what a module is not run with."""
 BUILTINS: Final = frozenset({"open", "input", "eval", "exec", "compile", "breakpoint", "__import__"})
 
 
@@ -33,6 +46,17 @@ def look(text: str, file: str, defaults: Defaults | None, beside: frozenset[str]
     except SyntaxError as error:
         return [Finding("harness_invalid", error.msg, "mend the line", "static", error.lineno, error.offset)]
     return sorted(_Rules(tree, defaults, beside, file).findings(), key=lambda each: (each.line or 0, each.column or 0))
+
+
+@functools.cache
+def refusal(text: str, file: str, beside: frozenset[str]) -> Finding | None:
+    """The first reason not to run a module, or a file that goes with it: what a replay could not repeat."""
+    try:
+        tree = ast.parse(text, file)
+    except SyntaxError:
+        return None  # it is told where it is loaded
+    found = [each for each in _Rules(tree, None, beside, file).findings() if each.code in REFUSED and each.severity == "error"]
+    return min(found, key=lambda each: (each.line or 0, each.column or 0), default=None)
 
 
 class _Rules:
@@ -58,8 +82,8 @@ class _Rules:
                         call, "harness_not_awaited", f"`ctx.{self._method(call)}(...)` is not awaited, so nothing happens",
                         "write `await` before it",
                     )  # fmt: skip
-                case ast.Attribute(value=ast.Name(id=name), attr="environ") if self._names.get(name) == "os":
-                    yield _at(node, "harness_nondeterministic", "the environment differs between machines", "take it from `ctx.args`")
+                case ast.Attribute() if (outside := self._outside(self._dotted(node))):
+                    yield _at(node, "harness_nondeterministic", f"`{outside}` reaches out of the harness", "take it from `ctx.args`, or let a child do it")
                 case ast.For(iter=walked) | ast.comprehension(iter=walked) if _is_set(walked):
                     yield _at(walked, "harness_nondeterministic", "the order of a set is not the same everywhere", "sort it: `sorted(...)`", severity="warning")
                 case ast.ExceptHandler(type=None) | ast.ExceptHandler(type=ast.Name(id="BaseException")):
@@ -88,13 +112,30 @@ class _Rules:
             return
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names]
         for name in names:
+            if isinstance(node, ast.ImportFrom):
+                for each in node.names:
+                    if outside := self._outside(f"{name}.{each.name}"):
+                        yield _at(node, "harness_nondeterministic", f"`{outside}` reaches out of the harness", "take it from `ctx.args`, or let a child do it")
             if not may_import(name):
                 refused = import_refused(name, self._file)
                 yield _at(node, refused.code, refused.message, refused.fix)
 
+    def _outside(self, dotted: str) -> str:
+        """A name of the library that tells of the machine, or changes it; empty for any other."""
+        root, _, name = dotted.partition(".")
+        if root == "os" and name and "." not in name:
+            return "" if name in OF_OS else dotted
+        if dotted.startswith("os.path.") and dotted.count(".") == 2:
+            return "" if name.removeprefix("path.") in OF_OS_PATH else dotted
+        return dotted if root == "sys" and name in OF_SYS else ""
+
     def _call(self, call: ast.Call) -> Iterator[Finding]:
         dotted = self._dotted(call.func)
         fix = CALLS.get(dotted) or MODULES.get(dotted.partition(".")[0] if "." in dotted else "")
+        if dotted == "random.Random" and call.args:
+            fix = None  # of a seed that is the same in every replay
+        if fix is None and dotted.startswith(PATHS):
+            fix = CALLS["pathlib.Path"]
         if fix is not None:
             yield _at(call, "harness_nondeterministic", f"`{dotted}` gives something else in a replay", fix)
         if isinstance(call.func, ast.Name) and call.func.id in BUILTINS and call.func.id not in self._names:
