@@ -295,7 +295,7 @@ def test_files_that_cannot_be_merged_are_told_and_hold_nothing_up(setting: Setti
     digest = f"sha256:{hashlib.sha256(broken).hexdigest()}"
     setting.speaking.call("PUT", f"{side}/packs/{digest}", content=broken).ok(201)
     body = {"commit": "1" * 40, "tree": "2" * 40, "kind": "candidate",
-            "packs": [{"digest": digest, "sizeBytes": len(broken)}]}  # fmt: skip
+            "changeCount": 1, "packs": [{"digest": digest, "sizeBytes": len(broken)}]}  # fmt: skip
     path = f"{side}/assignments/{given['second'].assignment_id}/workspaces"
     setting.speaking.post(path, body).ok(201)
     setting.peer.finish(given["first"].assignment_id)

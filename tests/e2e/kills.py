@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -118,6 +118,15 @@ EFFECTS: Final = 37
 """Effects whose numbers are the same in every run: all but those that wait for a message."""
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When to kill what."""
+
+    effect: int
+    phase: Phase
+    victim: str
+
+
 @dataclass(slots=True)
 class Life:
     """A run of the harness, from its submission to what came of it."""
@@ -164,21 +173,27 @@ class Theatre:
             client.send_signal(life.task_id, "go", {"by": "test"})
         return life
 
-    def kill_at(self, effect: int, phase: Phase, victim: str, rng: random.Random) -> Life:
-        """Begin a run, and kill the victim at that moment of that effect."""
-        with self._database() as conn:
-            conn.execute(_function(f"killed-{os.getpid()}-{self._number + 1}", effect, phase))
-            if phase == "noted":
-                conn.execute(f"listen {CHANNEL}")
-            else:
-                conn.execute(f"select pg_advisory_lock({LOCK})")
-            life = self.begin()
-            try:
-                self._reached(conn, phase, life)
-                self._kill(victim, life, rng)
-            finally:
-                with contextlib.suppress(psycopg.Error):
-                    conn.execute("select pg_advisory_unlock_all()")
+    def kill_at(self, moments: Sequence[Moment], rng: random.Random) -> Life:
+        """Begin a run, and kill at these moments, in their order."""
+        life: Life | None = None
+        for moment in moments:
+            with self._database() as conn:
+                key = life.key if life else f"killed-{os.getpid()}-{self._number + 1}"
+                conn.execute(_function(key, moment.effect, moment.phase))
+                if moment.phase == "noted":
+                    conn.execute(f"listen {CHANNEL}")
+                else:
+                    conn.execute(f"select pg_advisory_lock({LOCK})")
+                life = life or self.begin()
+                try:
+                    self._reached(conn, moment.phase, life)
+                    if moment.victim == "child" and self._process("child", life) is None:
+                        conn.execute("select pg_advisory_unlock_all()")  # the next one that there is
+                    self._kill(moment.victim, life, rng)
+                finally:
+                    with contextlib.suppress(psycopg.Error):
+                        conn.execute("select pg_advisory_unlock_all()")
+        assert life is not None
         return life
 
     def end(self, life: Life, timeout_s: float = 120.0) -> None:
@@ -251,8 +266,9 @@ class Theatre:
     def _kill(self, victim: str, life: Life, rng: random.Random) -> None:
         if victim in ("worker", "child"):
             process = until(lambda: self._process(victim, life), 30, f"a {victim} to kill")
-            life.killed.append(f"{victim} {' '.join(process.cmdline())[-60:]!r}")
-            process.kill()
+            life.killed.append(f"{victim} {process.pid}")
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         elif victim == "sandbox":
             one = rng.choice(self.session.identities("sandbox"))
             life.killed.append(f"sandbox {one.pid}")
@@ -275,9 +291,15 @@ class Theatre:
                             found.append((process.create_time(), process))
         return max(found, key=lambda each: each[0])[1] if found else None
 
+    def _connected(self) -> psycopg.Connection[Any] | None:
+        try:
+            return psycopg.connect(self._dsn, autocommit=True)
+        except psycopg.OperationalError:
+            return None  # it is on its way back
+
     @contextlib.contextmanager
     def _database(self) -> Iterator[psycopg.Connection[Any]]:
-        conn = psycopg.connect(self._dsn, autocommit=True)
+        conn = until(self._connected, 60, "the database")
         try:
             yield conn
         finally:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import textwrap
 from pathlib import Path
 from typing import Any
 
-import psutil
-import psycopg
 import pytest
 
-from e2e.stage import Stage, running_with, seeded, until
+from e2e.stage import Stage, until
 from flakes.wire.operations import OPERATIONS
 from flakes.wire.tasks import TaskResult
 from workspace.theirs import repository
@@ -126,65 +121,6 @@ def test_what_goes_wrong_has_a_code(session: Stage, body: str, code: str) -> Non
     assert found.status == "FAILED"
     assert found.error is not None
     assert found.error.code == code, found.error
-
-
-LONG = HEAD + '''
-@define_harness
-async def main(ctx):
-    numbers = []
-    for n in range(4):
-        two = await ctx.all(ctx.command(f"echo {ctx.random()}", title=f"Two {n} {m}") for m in range(2))
-        numbers += [each.text for each in two]
-        await ctx.sleep(0.2)
-    async with ctx.group("last") as last:
-        for n in range(2):
-            last.command(f"echo {n}", title=f"Last {n}", inputs=two)
-    return ctx.succeeded(numbers=numbers, last=[each.text for each in last.results], now=str(ctx.now()))
-'''
-
-
-def entries(session: Stage, key: str) -> list[dict[str, Any]]:
-    """The journal, as it is in the database; nothing while that is away."""
-    try:
-        with session.database() as conn:
-            found = conn.execute(
-                "select body from harness_journals j join tasks t using (task_id) join runs r using (run_id) "
-                "where r.run_key = %s and t.task_key = 'plan' order by position", [key],
-            ).fetchall()  # fmt: skip
-    except psycopg.Error:
-        return []
-    return [json.loads(each[0]) for each in found]
-
-
-@pytest.mark.parametrize("victim", ["worker", "sandbox", "server", "postgresql"])
-def test_a_harness_goes_on_with_the_same_children_after_a_kill(session: Stage, victim: str) -> None:
-    """F05: killed in the middle; what was begun is not begun again, and every value is what it was."""
-    seed, rng = seeded()
-    key = f"killed-{victim}"
-    submit(session, key, LONG)
-    at = rng.randint(2, 20)
-    before = until(lambda: (found := entries(session, key)) and len(found) >= at and found, 90, f"{at} entries (seed {seed})")
-    if victim == "worker":
-        for process in running_with("harness/worker.py"):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-    elif victim == "sandbox":
-        for one in session.identities("sandbox"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(one.pid, signal.SIGKILL)
-    else:
-        session.kill(victim)
-    found = data(session, key)
-    after = entries(session, key)
-    assert after[: len(before)] == before, "what was written stays"
-    children = [each["extra"]["key"] for each in after if each["k"] == "start" and each["kind"] == "spawn"]
-    with session.client() as client:
-        tasks = {each.task_key: each.status for each in client.all_tasks(key)}
-    assert tasks == dict.fromkeys([*children, "plan"], "SUCCEEDED"), "each child once, and no other"
-    assert len(children) == 10
-    assert sorted(found["last"]) == ["0", "1"]
-    randoms = [str(each["value"]) for each in after if each["k"] == "value" and each["kind"] == "random"]
-    assert found["numbers"] == randoms
 
 
 @pytest.mark.skipif("round.send" not in OPERATIONS, reason="this control plane has no live rounds")

@@ -1,7 +1,7 @@
 """kill -9 at every effect of a harness of thirty: the result and its children are those of a run without faults (F05).
 
 The process is a call of `run` here, and a kill is an engine that goes away: before it did what it was asked for, or
-after, with its answer lost. What was written and done stays. `tests/e2e/test_harness.py` kills real processes.
+after, with its answer lost. What was written and done stays. `tests/e2e/test_harness_kills.py` kills real processes.
 """
 
 from __future__ import annotations
