@@ -345,3 +345,63 @@ def test_a_journal_holds_large_entries_and_is_the_tasks_own(running: Running) ->
     assert running.ask("one", "journal.read", {"after": 0}).ok() == {"entries": [small, large], "more": False}
     assert running.ask("two", "journal.read").ok() == {"entries": [], "more": False}
     running.ask("one", "journal.append", {"at": 0, "entries": [large]}).refused("journal_conflict")
+
+
+def overlaps_of(running: Running) -> list[tuple[str, str, str, list[str]]]:
+    found = running.api.get(f"/v1/runs/{running.run['runKey']}/workspaces").ok()["overlaps"]
+    return sorted((o["taskKey"], o["otherTaskKey"], o["how"], o["paths"]) for o in found)
+
+
+def changing(running: Running, key: str, *paths: str) -> dict[str, Any]:
+    return running.ask(key, "workspace.changing", {"paths": list(paths)}).ok()
+
+
+def test_tasks_that_change_the_same_files_are_told_of_once(running: Running) -> None:
+    assert changing(running, "one", "src/a.py", "b.txt") == {"fresh": [], "alone": False}
+    fresh = changing(running, "two", "src/a.py", "c.txt")["fresh"]
+    assert [(o["taskKey"], o["how"], o["paths"]) for o in fresh] == [("one", "changed", ["src/a.py"])]
+    # The same again is no news, from neither side; another path is.
+    assert changing(running, "two", "src/a.py", "c.txt", "d.txt")["fresh"] == []
+    assert changing(running, "one", "src/a.py", "b.txt")["fresh"] == []
+    assert changing(running, "one", "src/a.py", "b.txt", "c.txt")["fresh"][0]["paths"] == ["c.txt"]
+    ((_, _, how, paths),) = overlaps_of(running)
+    assert (how, paths) == ("changed", ["c.txt", "src/a.py"])
+    told = [
+        (event["taskKey"], event["data"]["otherTaskKey"], event["data"]["paths"])
+        for each in running.assignments.values()
+        for event in running.api.get(f"/v1/tasks/{each.task_id}/activity").ok()["events"]
+        if event["type"] == "workspace.overlap"
+    ]
+    assert sorted(told) == [("one", "two", ["c.txt"]), ("two", "one", ["src/a.py"])]
+    for key, other in (("one", "two"), ("two", "one")):
+        why = running.api.explained(running.assignments[key].task_id)
+        assert why["code"] == "running"
+        assert f"it and {other} have changed the same files: c.txt, src/a.py" in why["sentence"]
+    # Of an attempt that has ended nothing is changing any more.
+    running.peer.finish(running.assignments["one"].assignment_id)
+    assert changing(running, "two", "b.txt") == {"fresh": [], "alone": True}
+    changing_refused = running.ask("one", "workspace.changing", {"paths": []})
+    changing_refused.refused("stale_assignment")
+    running.peer.finish(running.assignments["two"].assignment_id)
+
+
+def test_what_is_reserved_and_what_is_changed_meet_from_either_side(running: Running) -> None:
+    running.reserve("one", "src", kind="prefix").ok()
+    fresh = changing(running, "two", "src/deep/a.py", "srcs.txt")["fresh"]
+    assert [(o["taskKey"], o["how"], o["paths"]) for o in fresh] == [("one", "reserved", ["src/deep/a.py"])]
+    assert changing(running, "two", "src/deep/a.py", "srcs.txt", "x.txt")["fresh"] == []
+    # Reserved after it was changed; one's own reservations are nobody's trouble.
+    running.reserve("two", "srcs.txt").ok()
+    running.reserve("one", "x.txt").ok()
+    assert overlaps_of(running) == [("two", "one", "reserved", ["src/deep/a.py", "x.txt"])]
+    checked = running.ask("one", "files.check", {"selectors": [{"path": "src", "kind": "prefix"}]}).ok()
+    assert checked["free"]
+    assert [(c["path"], c["taskKey"]) for c in checked["changing"]] == [("src/deep/a.py", "two")]
+
+
+def test_two_that_report_at_once_find_each_other(running: Running) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(20):
+            path = f"f{number}"
+            both = pool.map(lambda key, path=path: changing(running, key, path), ("one", "two"))
+            assert sum(len(each["fresh"]) for each in both) == 1, number

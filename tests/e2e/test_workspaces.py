@@ -75,6 +75,40 @@ def test_parallel_work_comes_home_and_a_conflict_is_resolved(session: Stage) -> 
     assert {"resolve-french", "resolve-german"} & keys
 
 
+MEETING = """## left: Left
+run: echo l > both.txt; echo l > left.txt; flakes workspace commit -m half; until [ -e GO ]; do sleep 0.1; done
+
+## right: Right
+run: echo r > both.txt; until [ -e GO ]; do sleep 0.1; done
+"""
+
+
+def test_tasks_in_each_other_s_way_are_told_of_while_they_run(session: Stage) -> None:
+    root = repository(session.scratch / "meeting", both_txt="b\n")
+    plan, go = session.scratch / "meeting.md", session.scratch / "go"
+    plan.write_text(MEETING.replace("GO", str(go)))
+    session.start("run", str(plan), "--key", "meeting", "--detach", cwd=root).communicate(timeout=90)
+    try:
+        with session.client() as client:
+            (met,) = until(lambda: client.run_workspaces("meeting").overlaps, 60, "the overlap")
+            assert ({met.task_key, met.other_task_key}, met.how, met.paths) == ({"left", "right"}, "changed", ["both.txt"])
+            assert client.get_run("meeting").task_counts.get("RUNNING") == 2
+        shown = session.flakes("inspect", "meeting/left", "--explain").ok().out
+        assert "it and right have changed the same files: both.txt" in shown
+        said = "overlap: the task "
+        until(
+            lambda: any(said in session.flakes("logs", f"meeting/{key}").out for key in ("left", "right")),
+            30, "a line in a log",
+        )  # fmt: skip
+    finally:
+        go.touch()
+    assert session.wait("meeting", 90).state == "SUCCEEDED"
+    found = session.flakes("diff", "meeting", "--json", cwd=root).ok().json
+    (conflict,) = found["predictedConflicts"]
+    assert (conflict["paths"], conflict.get("withTaskKey")) == (["both.txt"], None)
+    assert "do not merge with what is selected: both.txt" in session.flakes("diff", "meeting", cwd=root).ok().err
+
+
 def with_signal(pid: int) -> None:
     """kill -9, if it is still there."""
     if psutil.pid_exists(pid):

@@ -35,6 +35,7 @@ from flakes.sandbox.directory import TaskDirectory, disk_full, disk_full_error, 
 from flakes.sandbox.extending import Extending
 from flakes.sandbox.inbox import Inbox
 from flakes.sandbox.loglines import LogSink
+from flakes.sandbox.overlaps import Lookout
 from flakes.sandbox.results import outcome_of, task_error
 from flakes.sandbox.services import Services
 from flakes.sandbox.tools.server import ToolServer
@@ -84,6 +85,10 @@ class Lifecycle:
         self._workspace = Workspace(
             assignment.assignment_id, directory, services.packs, services.blobs,
             isolated=services.spawner.isolation is not None,
+        )  # fmt: skip
+        self._lookout = Lookout(
+            assignment.assignment_id, directory.work, directory.store, services.forwarder,
+            self._sink.say, isolated=services.spawner.isolation is not None,
         )  # fmt: skip
         self._stored = False
         """Its files are stored, as far as they have changed."""
@@ -145,6 +150,7 @@ class Lifecycle:
             self._timer.cancel()
         body.cancel()
         await self._inbox.close()
+        await self._lookout.close()
         await self._containment.shut(0)
         await asyncio.wait({body})
         if not body.cancelled():
@@ -198,6 +204,7 @@ class Lifecycle:
             self.has_directory = True
             programs = self._programs(definition) if able.converses else ()
             await self._prepare(assignment, definition, brief, programs)
+            self._lookout.begin()
         job = self._job(assignment, definition, brief)
         if able.converses:
             turn = await self._attend(driver, job, assignment, definition)
@@ -210,6 +217,7 @@ class Lifecycle:
         await driver.close(TIMEOUT_GRACE_S)
         # Outputs are read when nobody writes them any more.
         await self._containment.gone()
+        await self._lookout.close()
         self._text, self._exit_code = turn.text, turn.exit_code
         if able.converses and self._tools is not None and self._tools.yielding:
             return Outcome.YIELDED, None
