@@ -1,7 +1,7 @@
-"""Fan-out and fan-in: one task makes children in a group, yields its slot, and goes on when all have ended.
+"""Fan-out and fan-in: one task makes children, yields its slot, and goes on when all have ended.
 
-The parent is a command in a real daemon; its children are no-ops. Asked for: 1,000 children under 15 s, and
-the server's memory the same after each.
+The parent is a command in a real daemon that fills a group, or a harness that awaits all; its children are no-ops.
+Asked for: 1,000 children under 15 s, and the server's memory the same after each. N is how many, PARENT which.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 
 from bench.fleet import Fleet, daemon
@@ -37,18 +38,39 @@ def parent(children: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def run_once(server: Plane, key: str, children: int) -> dict[str, object]:
+HARNESS = """
+from flakes.harness import define_harness
+
+@define_harness
+async def main(ctx):
+    results = await ctx.all(ctx.agent("nothing", adapter="noop", title=f"N {n}") for n in range(ctx.args["children"]))
+    return ctx.succeeded(count=len(results))
+"""
+
+
+def planner(children: int) -> dict[str, object]:
+    """The same as a harness."""
+    return {
+        "taskKey": "parent", "title": "Parent", "adapter": "harness", "toolGrants": ["flakes.tasks.spawn", "flakes.groups"],
+        "input": {"source": HARNESS, "args": {"children": children}},
+    }  # fmt: skip
+
+
+PARENTS = {"command": parent, "harness": planner}
+
+
+def run_once(server: Plane, key: str, children: int, kind: str) -> dict[str, object]:
     """Submit the parent and wait for the end of the run."""
     cpu = server.cpu_s()
     started = time.monotonic()
     with server.client() as client:
-        body = {"name": key, "projectKey": "bench", "tasks": [parent(children)], "close": True}
+        body = {"name": key, "projectKey": "bench", "tasks": [PARENTS[kind](children)], "close": True}
         client.post(f"/v1/runs/{key}/graph", json=body).raise_for_status()
         while True:
             run = client.get(f"/v1/runs/{key}").json()
             if run.get("completedAt"):
                 break
-            if time.monotonic() - started > 300:
+            if time.monotonic() - started > float(os.environ.get("PATIENCE_S", "300")):
                 raise SystemExit(json.dumps(run))
             time.sleep(0.05)
         elapsed_s = time.monotonic() - started
@@ -63,10 +85,15 @@ def run_once(server: Plane, key: str, children: int) -> dict[str, object]:
 
 def main() -> None:
     children = int(os.environ.get("N", "1000"))
-    with plane() as server, daemon(server, 2):
+    kinds = os.environ.get("PARENT", "command,harness").split(",")
+    with plane() as server, daemon(server, 2, '"command", "harness"'):
         fleet = Fleet(server, 4, 64)
-        for n in range(int(os.environ.get("RUNS", "3"))):
-            emit("groups", children=children, **run_once(server, f"groups-{n}", children))
+        # Reports that nobody reads would stop the clients once they fill the pipe.
+        threading.Thread(target=lambda: list(fleet.reports()), daemon=True).start()
+        for kind in kinds:
+            for n in range(int(os.environ.get("RUNS", "3"))):
+                ran = run_once(server, f"{kind}-{n}", children, kind)
+                emit("groups", parent=kind, children=children, **ran)
         fleet.close()
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -256,6 +257,69 @@ def test_work_goes_to_sandboxes_of_both_and_ends_once(pair: Pair, apis: tuple[Ap
             "select sandbox_id, count(*) from assignments where run_id = %s group by 1", [run]
         ).fetchall()
     assert len(by_sandbox) == 2
+
+
+def test_waits_are_settled_by_whichever_replica_hears_of_it(
+    pair: Pair, apis: tuple[Api, Api]
+) -> None:
+    """Registered at one, settled by what comes in at the other: the end of a child, a signal, a timer; the same
+    whether the task yielded or is held."""
+    leading, other = apis
+    own = adapter()
+    grants = ["flakes.tasks.spawn", "flakes.groups"]
+    made = leading.graph(task("parent", own, toolGrants=grants))
+    who, whose = leading.sandbox(), leading.sandbox()
+    with sandbox(other, who, adapters=[own]) as parents:
+        given = parents.start()
+        path = f"/v1/sandboxes/{who[0]}/assignments"
+
+        def ask(api: Api, operation: str, body: dict[str, object]) -> dict[str, Any]:
+            return api.as_(who[1]).post(f"{path}/{given.assignment_id}/operations/{operation}", body).ok()
+
+        child_of = adapter()
+        with sandbox(leading, whose, adapters=[child_of]) as children:
+            spawned = [{"title": "c", "adapter": child_of, "taskKey": key} for key in ("one", "two")]
+            ask(other, "task.spawn", {"operationId": "o", "tasks": spawned})
+            running = {each.task_key: each for each in (children.start(), children.start())}
+
+            # Yielded at one replica; the child ends at the other.
+            on_one = {"operationId": "one", "on": {"kind": "children", "tasks": ["one"]}}
+            assert ask(other, "task.wait", on_one)["state"] == "pending"
+            parents.finish(given.assignment_id, "retryable")
+            wait_until(lambda: leading.task(given.task_id)["status"] == "WAITING")
+            children.finish(running["one"].assignment_id)
+            given = parents.start()
+            assert ask(leading, "task.wait", on_one)["verdict"] == "SUCCEEDED"
+
+            # Held at one replica; the child ends, and a signal comes, at the other.
+            for what, on, settle in (
+                ("two", {"kind": "children", "tasks": ["two"]}, lambda: children.finish(running["two"].assignment_id)),
+                ("go", {"kind": "signal", "name": "go"},
+                 lambda: leading.post(f"/v1/tasks/{given.task_id}/signals/go", {"payload": 7}).ok(202)),
+            ):  # fmt: skip
+                got: list[dict[str, Any]] = []
+                body = {"operationId": what, "on": on, "holdS": 25, "yields": False}
+                waiting = threading.Thread(target=lambda body=body, got=got: got.append(ask(other, "task.wait", body)))
+                waiting.start()
+                waiting.join(0.2)
+                assert waiting.is_alive()
+                settle()
+                waiting.join(30)
+                assert got[0]["state"] == "settled"
+            assert got[0]["payload"] == 7
+
+        # Timers fire once, whoever leads, and wake a task of the other replica.
+        for number in range(3):
+            body = {"operationId": f"timer-{number}", "on": {"kind": "timer", "seconds": 0.3}}
+            assert ask((leading, other)[number % 2], "task.wait", body)["state"] == "pending"
+            parents.finish(given.assignment_id, "retryable")
+            given = parents.start()
+            assert ask(other, "task.wait", body)["state"] == "settled"
+        parents.finish(given.assignment_id)
+        wait_until(lambda: "task.succeeded" in [e["type"] for e in other.activity(given.task_id)])
+        settled = [e["data"]["operationId"] for e in other.activity(given.task_id) if e["type"] == "wait.settled"]
+        assert sorted(settled) == ["go", "one", "timer-0", "timer-1", "timer-2", "two"]
+    assert leading.get(f"/v1/runs/{made['run']['runId']}").ok()["taskCounts"] == {"SUCCEEDED": 3}
 
 
 def test_a_replica_that_is_alone_notifies_nobody(database: str, tmp_path_factory: pytest.TempPathFactory) -> None:
