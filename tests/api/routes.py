@@ -158,6 +158,7 @@ OPERATION_BODIES: dict[str, dict[str, object]] = {
     "task.outputs": {"task": "first"},
     "task.results": {"tasks": ["first"]},
     "task.output": {"task": "first", "outputKey": "report"},
+    "task.workpad": {"task": "first"},
     "task.wait": {"operationId": "o", "on": {"kind": "timer", "seconds": 3600}},
     "task.signal": {"operationId": "o", "task": "of-the-world", "name": "go"},
     "run.tasks": {},

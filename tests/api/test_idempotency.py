@@ -103,7 +103,7 @@ def _another(path: str) -> dict[str, object]:
         return {"permissionRequestId": "another"}
     if path.endswith("/task.results"):
         return {"tasks": ["another"]}
-    if path.endswith("/task.outputs"):
+    if path.endswith(("/task.outputs", "/task.workpad")):
         return {"task": "another"}
     if path.endswith(("/round.send", "/{taskId}/rounds")):
         return {"prompt": "another"}

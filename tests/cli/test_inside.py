@@ -14,7 +14,7 @@ from flakes.sandbox.tools.shim.commands import COMMANDS
 Flakes = Callable[..., Ran]
 
 BOTH = {("tasks", "list"), ("tasks", "children"), ("tasks", "cancel"), ("tasks", "signal"),
-        ("tasks", "outputs")}  # fmt: skip
+        ("tasks", "outputs"), ("tasks", "workpad", "show")}  # fmt: skip
 INSIDE_ONLY = [words for words in COMMANDS if words[0] != "artifacts" and words not in BOTH]
 """Artifacts are stored and fetched outside too, and some commands are about any task there."""
 

@@ -233,3 +233,38 @@ async def main(ctx):
     return ctx.succeeded(late=late, slow=(await slow.settled()).status, text=text, idle=(await idle).status)
 """)  # fmt: skip
     assert data(session, "patience") == {"late": True, "slow": "CANCELLED", "text": "done", "idle": "SUCCEEDED"}
+
+
+def test_the_engine_from_outside(session: Stage) -> None:
+    """Workpads of others, thresholds, detached children, grants that the harness lacks, owners that go."""
+    submit(session, "outside", """
+@define_harness
+async def main(ctx):
+    noting = ctx.command("printf '# Found\\\\n' > $FLAKES_STATE_DIR/workpad.md && flakes tasks workpad push", title="Note")
+    await noting
+    empty = await ctx.workpads.read("plan")
+    stays = ctx.command("until test -e GO; do sleep 0.05; done", key="stays", detached=True)
+    goes = ctx.command("sleep 600", key="goes")
+    async with ctx.group("some", join="quorum", need=1) as some:
+        some.command("true", key="quick")
+        some.command("sleep 600", key="slow")
+    try:
+        await ctx.command("true", grants=["flakes.workspace.promote"])
+    except HarnessError as refused:
+        code = refused.code
+    await stays.task_id()
+    await goes.task_id()
+    return ctx.succeeded(note=await ctx.workpads.read(noting), empty=empty, quick=[each.key for each in some.results], code=code)
+""".replace("GO", str(session.scratch / "outside.go")))  # fmt: skip
+
+    def status(task: str) -> str:
+        with session.client() as client:
+            return client.get_task(f"outside/{task}").status
+
+    until(lambda: status("plan") == "SUCCEEDED", 90, "the end of the harness")
+    until(lambda: status("slow") == "CANCELLED", 60, "the end of what its group had left")
+    until(lambda: status("goes") == "CANCELLED", 60, "the end of its child")
+    assert status("stays") == "RUNNING"
+    (session.scratch / "outside.go").touch()
+    assert data(session, "outside") == {"note": "# Found\n", "empty": "", "quick": ["quick"], "code": "grant_required"}
+    assert status("stays") == "SUCCEEDED"

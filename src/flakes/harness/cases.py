@@ -39,11 +39,12 @@ class FixtureChild:
 @dataclass(frozen=True, slots=True)
 class Done:
     """The child succeeds: its closing words, and its outputs by key (text, or JSON values). `files` are what a
-    workspace output of it holds."""
+    workspace output of it holds, `workpad` what it has noted."""
 
     text: str = ""
     outputs: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    workpad: str = ""
 
 
 @dataclass(frozen=True, slots=True)

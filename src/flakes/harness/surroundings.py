@@ -75,9 +75,15 @@ class Workpads:
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
 
-    async def read(self) -> str:
-        """The Markdown of the harness's own workpad."""
-        return (await self._replay.call("workpad.read", {}, "read the workpad"))["bodyMarkdown"]
+    async def read(self, task: Child[Any] | Result[Any] | str | None = None) -> str:
+        """The Markdown of the harness's own workpad, or of a child or another task of the run (by key) as it is
+        now; empty when nobody has written."""
+        if task is None:
+            return (await self._replay.call("workpad.read", {}, "read the workpad"))["bodyMarkdown"]
+        if isinstance(task, Child):
+            await task.task_id()  # it is made by then
+        name = task if isinstance(task, str) else task.key
+        return (await self._replay.call("task.workpad", {"task": name}, f"read the workpad of {name}"))["bodyMarkdown"]
 
     async def save(self, text: str) -> int:
         """Save a new version of the own workpad; its number."""

@@ -138,6 +138,12 @@ class OutputsRead(Body, frozen=True, kw_only=True):
     task: Reference
 
 
+class WorkpadRead(Body, frozen=True, kw_only=True):
+    """A task of the same run, by id or key."""
+
+    task: Reference
+
+
 class TasksRead(Body, frozen=True, kw_only=True):
     """A page of the tasks of the run, in the order they were saved."""
 

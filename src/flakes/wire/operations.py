@@ -48,6 +48,7 @@ from flakes.wire.groups import (
     Spawned,
     TaskSpawn,
     TasksRead,
+    WorkpadRead,
 )
 from flakes.wire.inbox import InboxConsume, InboxConsumed, InboxMessages, InboxRead
 from flakes.wire.journals import JournalAppend, JournalEntries, JournalLength, JournalRead
@@ -226,6 +227,10 @@ OPERATIONS: Final[dict[str, Operation]] = {
         OutputRead, OutputPiece, "Read a piece of an output of an ended task of the run.",
         words=("tasks", "output"),
         errors=("not_found", "result_not_ready", "range_not_satisfiable", "storage_full"), pieces=True,
+    ),
+    "task.workpad": Operation(
+        WorkpadRead, Workpad, "Read the workpad of another task of the run.", words=("tasks", "workpad", "show"),
+        errors=("not_found",),
     ),
     "task.wait": Operation(
         WaitFor, Wait, "Wait for a group, children, a time or a signal. An answer that is pending means: end your turn"

@@ -301,6 +301,10 @@ class FixtureEngine:
     def _workpad_read(self, _: dict[str, Any]) -> Any:
         return {"bodyMarkdown": self._workpad[0], "version": self._workpad[1]}
 
+    def _task_workpad(self, body: dict[str, Any]) -> Any:
+        ends = self._named(body["task"]).ends
+        return {"bodyMarkdown": ends.workpad if isinstance(ends, Done) else "", "version": 0}
+
     def _workpad_save(self, body: dict[str, Any]) -> Any:
         if body["baseVersion"] == self._workpad[1]:
             self._workpad = (body["bodyMarkdown"], self._workpad[1] + 1)

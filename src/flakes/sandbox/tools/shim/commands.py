@@ -77,6 +77,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
         "workpad.save", "workpad", "Save $FLAKES_STATE_DIR/workpad.md as the next version.",
         {"--base-version": True}, paths=False,
     ),
+    ("tasks", "workpad", "show"): Command(
+        "task.workpad", "workpad", "Print the workpad of another task of the run.", {}, paths=False, words="TASK",
+    ),
     ("tasks", "files", "reserve"): Command(
         "files.reserve", "files", "Say that this task is about to change these paths; all or none.",
         {"--prefix": False, "--reason": True}, paths=True,

@@ -63,6 +63,15 @@ def _base(given: Given) -> int:
     return int(found)
 
 
+def show_(given: Given) -> int:
+    """The text of a task of the run, as it is."""
+    if not given.paths:
+        raise refusal("usage", "name a task by its key or id", "flakes tasks workpad show TASK")
+    found = ask("task.workpad", {"task": given.paths[0]})
+    sys.stdout.write(json.dumps(found) + "\n" if given.as_json else str(found["bodyMarkdown"]))
+    return 0
+
+
 def _remember(text: str, version: object) -> None:
     _write(".workpad.base.md", text)
     _write("workpad.version", f"{version}\n")
