@@ -185,6 +185,33 @@ def test_results_are_brought_in_as_they_come_and_a_conflict_stays_a_candidate(
             assert handles[shown["workspaceId"]][field] == shown[field], field
 
 
+def test_conflicts_are_predicted_among_what_waits_and_with_what_is_selected(setting: Setting) -> None:
+    run_id, given = setting.begin("first", "second", "third", "fourth")
+
+    def predicted() -> set[tuple[str, str | None, tuple[str, ...]]]:
+        # Told of all, on however short a page.
+        found = setting.api.get(f"/v1/runs/{run_id}/workspaces", conflicts="true", limit=1).ok()
+        return {(p["taskKey"], p.get("withTaskKey"), tuple(p["paths"])) for p in found["predicted"]}
+
+    assert predicted() == set()
+    setting.leave(given["first"], a_txt="1\ntwo\nthree\n")
+    setting.leave(given["second"], a_txt="I\ntwo\nthree\n")
+    setting.leave(given["third"], b_txt="B\n")
+    assert predicted() == {("second", "first", ("a.txt",))}
+    assert predicted() == {("second", "first", ("a.txt",))}, "remembered"
+    setting.leave(given["second"], a_txt="I\ntwo\nthree\n", b_txt="b2\n")
+    for key in ("first", "third"):
+        setting.peer.finish(given[key].assignment_id)
+    wait_until(lambda: setting.states(run_id).get("third") == ["promoted"])
+    wait_until(lambda: predicted() >= {("second", None, ("a.txt", "b.txt"))})
+    for key in ("second", "fourth"):
+        setting.peer.finish(given[key].assignment_id)
+    setting.over(run_id)
+    assert ("second", None, ("a.txt", "b.txt")) in predicted(), "and after it has ended"
+    plain = setting.api.get(f"/v1/runs/{run_id}/workspaces").ok()
+    assert "predicted" not in plain
+
+
 def test_a_run_is_not_over_before_its_results_are_brought_in(setting: Setting) -> None:
     run_id, given = setting.begin("only", merging={"verify": ["true"]})
     setting.leave(given["only"], a_txt="1\n")

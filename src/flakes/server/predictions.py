@@ -23,8 +23,8 @@ COMPARED_MAX = 12
 """Results that are compared with each other, the newest ones."""
 REMEMBERED_MAX = 10_000
 NAMED_MAX = 20
-WAITING = ("queued", "verifying", "resolving", "conflict", "unverified")
-"""States of a result that is not brought in, and may be."""
+LOOKED_AT_MAX = 100
+"""Handles among which those are looked for: a task may have stored several."""
 
 Pair = tuple[str, str]
 
@@ -39,7 +39,7 @@ class Predictions:
     async def of(
         self, selected: WorkspaceHandle, merges: Sequence[WorkspaceMerge], handles: dict[str, WorkspaceHandle]
     ) -> list[PredictedConflict]:
-        """The pairs that conflict. Raises `ApiError` `git_missing`, `workspace_pack_damaged`; `BlobError`."""
+        """The pairs that conflict, of `merges` that are not brought in. Raises `ApiError` `git_missing`, `workspace_pack_damaged`; `BlobError`."""
         waiting = _waiting(merges, handles)
         pairs = [(selected.workspace_id, each.workspace_id) for each in waiting]
         pairs += [
@@ -86,7 +86,7 @@ def _waiting(
     merges: Sequence[WorkspaceMerge], handles: dict[str, WorkspaceHandle]
 ) -> list[WorkspaceMerge]:
     """Of each task what it stored last, the newest ones; what one went on from is in that."""
-    found = [each for each in merges if each.state in WAITING and each.workspace_id in handles]
+    found = [each for each in merges if each.workspace_id in handles]
     bases = {(handles[each.workspace_id].base_workspace_id, each.task_id) for each in found}
     left = [each for each in found if (each.workspace_id, each.task_id) not in bases]
     return sorted(left, key=lambda each: each.workspace_id)[-COMPARED_MAX:]

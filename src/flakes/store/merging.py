@@ -84,6 +84,12 @@ _OF_RUN = Query(f"""
       and (m.settled_at is null or m.workspace_id = any(%(workspace_ids)s::text[]))
     order by m.workspace_id""")
 
+_NOT_IN = Query(f"""
+    select {_COLUMNS} from workspace_merges m join tasks t on t.task_id = m.task_id
+    where m.run_id = %(run_id)s
+      and m.state in ('queued', 'verifying', 'resolving', 'conflict', 'unverified')
+    order by m.workspace_id desc limit %(limit)s""")
+
 # Of each task the entry that says most: an open one, one that went wrong, else the last.
 _OF_TASKS = Query(f"""
     select distinct on (m.task_id) {_COLUMNS}
@@ -181,6 +187,12 @@ async def of_run(
     """Everything that is open in a run, and what became of these handles."""
     params = {"run_id": run_id, "workspace_ids": sorted(workspace_ids)}
     return [_merge(found) for found in await rows(conn, _OF_RUN, params)]
+
+
+async def not_in(conn: Connection, run_id: str, limit: int) -> list[WorkspaceMerge]:
+    """What is not brought in and may be, newest first."""
+    params = {"run_id": run_id, "limit": limit}
+    return [_merge(found) for found in await rows(conn, _NOT_IN, params)]
 
 
 async def of_tasks(conn: Connection, task_ids: Collection[str]) -> dict[str, WorkspaceMerge]:

@@ -17,6 +17,7 @@ from flakes.server import byte_ranges, diffs
 from flakes.server.api.sandbox_scope import refused
 from flakes.server.handling import refusal
 from flakes.server.plane import Plane
+from flakes.server.predictions import LOOKED_AT_MAX
 from flakes.server.routing import Answer, Call, Endpoint, PageLength, bounded
 from flakes.store import garbage, merging, overlaps, promotions, runs, workspaces
 from flakes.store.blobs import BlobError
@@ -139,11 +140,12 @@ async def of_run(call: Call) -> RunWorkspaces:
         if not query.conflicts:
             return shown
         selected = next((ref.workspace_id for ref in refs if ref.name == SELECTED), None)
-        handles = await workspaces.some(conn, [each.workspace_id for each in merges] + [selected or ""])
+        waiting = await merging.not_in(conn, run_id, LOOKED_AT_MAX)
+        handles = await workspaces.some(conn, [each.workspace_id for each in waiting] + [selected or ""])
     predicted: list[PredictedConflict] = []
     if selected is not None:
         try:
-            predicted = await call.plane.predictions.of(handles[selected], merges, handles)
+            predicted = await call.plane.predictions.of(handles[selected], waiting, handles)
         except BlobError as error:
             raise refused(error) from error
     return msgspec.structs.replace(shown, predicted=predicted)
