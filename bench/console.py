@@ -2,7 +2,8 @@
 
 Opening: from the click on a run to its table and map being painted, and from nothing (address typed, nothing cached).
 Frames: times between frames while it scrolls; and what the main thread worked in each frame while events come,
-from the browser's own trace. Needs `chromium` and Playwright.
+from the browser's own trace: events of tasks that really run, as fast as this machine runs them beside the browser, and
+1,000 a second of them written into the log. Needs `chromium` and Playwright.
 """
 
 from __future__ import annotations
@@ -33,13 +34,23 @@ FLAGS = [
 ]
 FRAME_US = 1_000_000 / 60
 LARGE = "run_0000000000000000000000000a"
+RATE = 1_000
+PUMP = """
+    insert into events (owner_id, run_id, task_id, type, data)
+    select r.owner_id, r.run_id, t.task_id, e.type, json_build_object(
+        'assignmentId', 'assignment_' || right(t.task_id, 26), 'sandboxId', 'sandbox_none', 'attempt', 1)
+    from runs r, generate_series(%(first)s, %(last)s - 1) k,
+         lateral (values (k, 'task.running'), (k - %(behind)s, 'task.succeeded')) e (place, type),
+         lateral (select task_id from tasks where run_id = r.run_id and task_key = 't' || e.place) t
+    where r.run_key = %(key)s"""
 SHAPES = 3
 """How often each thing is measured; the median is told."""
 
-PAINTED = """(count) => new Promise((done) => {
+PAINTED = """([count, all]) => new Promise((done) => {
     const look = () => {
         const table = document.querySelector('[role=table][aria-label=Tasks]');
-        const ready = table && Number(table.getAttribute('aria-rowcount')) > count && document.querySelector('.tbody .tr') && document.querySelector('.node');
+        const whole = !document.querySelector('section[aria-label=Tasks][aria-busy]');
+        const ready = table && Number(table.getAttribute('aria-rowcount')) > count && document.querySelector('.tbody .tr .cover') && document.querySelector('.node') && (whole || !all);
         ready ? requestAnimationFrame(() => setTimeout(() => done(performance.now()))) : requestAnimationFrame(look);
     };
     look();
@@ -105,24 +116,24 @@ def opening(page: Page, server: Plane, count: int) -> None:
                 before = server.cpu_s(), server.postgres_cpu_s()
                 if by == "a click":
                     click()
-                    clock.append(page.evaluate(PAINTED, min(count, 900)) - page.evaluate("window.began"))
+                    clock.append(page.evaluate(PAINTED, [count - 1, False]) - page.evaluate("window.began"))
                 else:
                     session.send("Network.clearBrowserCache")
                     page.goto(f"{server.url}/console/runs/large")
-                    clock.append(page.evaluate(PAINTED, min(count, 900)))
+                    clock.append(page.evaluate(PAINTED, [count - 1, False]))
                 after = server.cpu_s(), server.postgres_cpu_s()
             works.append((sum(buckets(traced.events)), 1000 * (after[0] - before[0]), 1000 * (after[1] - before[1])))
         emit("console_run_opens", tasks=count, by=by, p50_ms=round(statistics.median(clock)), max_ms=round(max(clock)),
              page_cpu_ms=round(statistics.median(w[0] for w in works)), server_cpu_ms=round(statistics.median(w[1] for w in works)),
              database_cpu_ms=round(statistics.median(w[2] for w in works)), load=os.getloadavg()[0])  # fmt: skip
-    page.evaluate(PAINTED, count - 1)
+    page.evaluate(PAINTED, [count - 1, True])
     emit("console_run_whole", tasks=count, all_rows_after_ms=round(page.evaluate("performance.now()")),
          heap_mib=round(page.evaluate("performance.memory.usedJSHeapSize") / 2**20, 1))  # fmt: skip
 
 
 def scrolling(page: Page, count: int) -> None:
     """Times between frames while the table scrolls by 120 pixels a frame, and what the page's main thread works in one."""
-    page.evaluate(PAINTED, count - 1)
+    page.evaluate(PAINTED, [count - 1, True])
     frames: list[float] = []
     cpu_ms = 0.0
     for _ in range(3):
@@ -136,10 +147,10 @@ def scrolling(page: Page, count: int) -> None:
 
 
 def events(page: Page, server: Plane) -> None:
-    """What the main thread works in each sixtieth of a second while about 1,000 events a second move what it shows."""
-    for n, where in enumerate(
-        ("/runs/busy-0", "/runs/busy-1?view=timeline", "/runs/busy-2?tab=metrics", "/runs")
-    ):
+    """What the main thread works in each sixtieth of a second while events move what it shows."""
+    places = ("/runs/busy-{}", "/runs/busy-{}?view=timeline", "/runs/busy-{}?tab=metrics", "/runs")
+    for n, (place, real) in enumerate((place, real) for real in (True, False) for place in places):
+        where = place.format(n)
         tasks = [
             {"taskKey": f"t{k}", "title": f"Task {k}", "adapter": "noop"} for k in range(9_000)
         ]
@@ -151,19 +162,50 @@ def events(page: Page, server: Plane) -> None:
             page.goto(f"{server.url}/console{where}")
             page.wait_for_selector("[role=row] .cover, .tile")
             page.wait_for_timeout(2_000)
-            fleet = Fleet(server, 1, int(os.environ.get("SLOTS") or "8"))
-            threading.Thread(target=drain, args=(fleet,), daemon=True).start()
-            page.wait_for_timeout(1_000)
-            before, began = ended(client, n), time.monotonic()
-            with Traced(page) as traced:
-                page.wait_for_timeout(5_000)
-            done, elapsed = ended(client, n) - before, time.monotonic() - began
-            fleet.close()
+            with moving(server, n, real):
+                page.wait_for_timeout(1_000)
+                before, began = ended(client, n), time.monotonic()
+                with Traced(page) as traced:
+                    page.wait_for_timeout(5_000)
+                done, elapsed = ended(client, n) - before, time.monotonic() - began
             client.post(f"/v1/runs/busy-{n}/cancel", json={})
         works = buckets(traced.events)
-        emit("console_events", page=where, events_per_s=round(2 * done / elapsed), p50_ms=round(statistics.median(works), 2),
+        rate = round(2 * done / elapsed) if real else RATE
+        emit("console_events", page=place.format("N"), tasks_run=real, events_per_s=rate, p50_ms=round(statistics.median(works), 2),
              p95_ms=round(percentile(works, 95), 2), p99_ms=round(percentile(works, 99), 2), max_ms=round(max(works), 1),
              over_10_ms=sum(work > 10 for work in works), of=len(works))  # fmt: skip
+
+
+@contextmanager
+def moving(server: Plane, n: int, real: bool) -> Iterator[None]:
+    """The tasks of a run move meanwhile: really, or as far as the log of events tells."""
+    if real:
+        fleet = Fleet(server, 1, int(os.environ.get("SLOTS") or "8"))
+        threading.Thread(target=drain, args=(fleet,), daemon=True).start()
+        yield
+        fleet.close()
+        return
+    over = threading.Event()
+    thread = threading.Thread(target=pump, args=(server, n, over))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def pump(server: Plane, n: int, over: threading.Event) -> None:
+    """Writes `RATE` events a second: task after task begins and, four tenths of a second later, succeeds."""
+    with server.connect() as conn:
+        conn.autocommit = True
+        began, written, behind = time.monotonic(), 0, RATE // 5
+        while not over.wait(0.02):
+            due = int((time.monotonic() - began) * RATE / 2)
+            params = {"key": f"busy-{n}", "first": written, "last": due, "behind": behind}
+            if due > written:
+                conn.execute(PUMP, params)
+            written = due
 
 
 def drain(fleet: Fleet) -> None:
@@ -210,7 +252,7 @@ def buckets(traced: list[dict[str, Any]]) -> list[float]:
     work: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for event in traced:
         if (
-            event["name"].endswith("RunTask")
+            event["name"] == "RunTask"  # the outermost: another one of a like name is within it
             and "dur" in event
             and (event["pid"], event["tid"]) in threads
         ):

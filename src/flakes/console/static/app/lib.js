@@ -25,5 +25,9 @@ export const html = htm.bind(createElement);
 /** Class names that apply. @param {...(string|false|null|undefined)} names */
 export const cx = (...names) => names.filter(Boolean).join(" ");
 
+const FORMAT = new Intl.NumberFormat("en");
+/** `12,345`. @param {number} n */
+export const number = (n) => FORMAT.format(n);
+
 /** `3 tasks`, `1 task`. @param {number} n @param {string} noun @param {string} [plural] */
-export const count = (n, noun, plural) => `${n.toLocaleString("en")} ${n === 1 ? noun : plural ?? noun + "s"}`;
+export const count = (n, noun, plural) => `${number(n)} ${n === 1 ? noun : plural ?? noun + "s"}`;

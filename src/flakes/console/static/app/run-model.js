@@ -8,12 +8,19 @@ import { batch, computed, signal, useEffect, useMemo } from "./lib.js";
 import { streaming, subscribe } from "./live.js";
 import { attemptsAfter, countsAfter, countsOf, tasksAfter } from "./reducer.js";
 
-const FIRST_PAGE = 1_000, PAGE = 10_000;
+/** What fits on a screen comes first; the rest once that is painted. */
+const FIRST_PAGE = 100, PAGE = 10_000;
+/** In a large run attempts are gathered for so long: pictures of them are not drawn more often. */
+const ATTEMPTS_MANY = 1_000, GATHER_MS = 400;
+const OVER = new Set(["SUCCEEDED", "FAILED", "CANCELLED"]);
 
 export class RunModel {
-  /** @param {string} reference */
-  constructor(reference) {
+  /** @param {string} reference @param {boolean} [drawn] whether a map of it is shown first */
+  constructor(reference, drawn = false) {
     this.reference = reference;
+    /** Where the map of it is being read from. @type {Promise<any> | null} */
+    this.layout = null;
+    this.drawn = drawn;
     this.run = signal(/** @type {any} */ (null));
     this.tasks = signal(/** @type {any[]} */ ([]));
     /** All tasks are here. */
@@ -24,6 +31,14 @@ export class RunModel {
     /** Counts the times that tasks were added: what is made from the graph alone changes with it. */
     this.growth = signal(0);
     this.counts = signal(/** @type {Record<string, number>} */ ({}));
+    /** Tasks by status, as far as is known: counted here once all of them are. */
+    this.known = computed(() => (this.whole.value ? this.counts.value : this.run.value?.taskCounts ?? {}));
+    this.total = computed(() => Object.values(this.known.value).reduce((sum, n) => sum + n, 0));
+    this.failed = computed(() => (this.known.value.FAILED ?? 0) + (this.known.value.CANCELLED ?? 0));
+    this.live = computed(() => this.total.value - this.failed.value - (this.known.value.SUCCEEDED ?? 0));
+    /** Whether something of it runs, and whether something waits to. */
+    this.busy = computed(() => (this.known.value.RUNNING ?? 0) > 0);
+    this.waits = computed(() => (this.known.value.QUEUED ?? 0) + (this.known.value.BLOCKED ?? 0) + (this.known.value.WAITING ?? 0) > 0);
     /** Places of tasks by id and by key. @type {Map<string, number>} */
     this.index = new Map();
     /** @type {Map<string, number>} */
@@ -33,29 +48,38 @@ export class RunModel {
     /** @type {import("./live.js").Event[] | null} */
     this.early = [];
     this.closed = false;
-    this.timers = { run: 0, tasks: 0 };
+    this.timers = { run: 0, tasks: 0, attempts: 0 };
+    /** @type {import("./live.js").Event[]} */
+    this.attemptEvents = [];
     this.wantsAttempts = false;
   }
 
   open() {
     const leave = subscribe((events) => this.hear(events), () => this.load());
     this.load();
-    return () => { this.closed = true; leave(); clearTimeout(this.timers.run); clearTimeout(this.timers.tasks); };
+    return () => { this.closed = true; leave(); for (const timer of Object.values(this.timers)) clearTimeout(timer); };
   }
 
   async load() {
     try {
       await streaming();
       this.early = this.early ?? [];
-      const [run, page] = await Promise.all([get(v1("runs", this.reference)), get(v1("runs", this.reference, "tasks"), { limit: FIRST_PAGE })]);
+      const before = this.run.value && this.tasks.value.length;
+      if (this.drawn && before === null) (this.layout = get(v1("runs", this.reference, "layout"))).catch(() => {});
+      const [run, page] = await Promise.all([get(v1("runs", this.reference)), get(v1("runs", this.reference, "tasks"), { limit: before ? PAGE : FIRST_PAGE })]);
       if (this.closed) return;
-      this.run.value = run;
-      this.error.value = null;
-      this.take(page.tasks, true);
-      this.whole.value = !page.nextCursor;
-      if (page.nextCursor) await this.rest(page.nextCursor);
+      batch(() => {
+        this.error.value = null;
+        this.take(page.tasks, true);
+        this.whole.value = !page.nextCursor;
+        this.run.value = run;
+      });
+      if (page.nextCursor) {
+        if (this.layout) await Promise.race([this.layout.catch(() => {}), wait(1_000)]).then(painted);
+        await this.rest(page.nextCursor);
+      }
       this.whole.value = true;
-      this.growth.value++;
+      if (before !== null && before !== this.tasks.value.length) this.growth.value++;
       const early = this.early ?? [];
       this.early = null;
       this.hear(early);
@@ -113,11 +137,27 @@ export class RunModel {
     if (tasks !== this.tasks.value) batch(() => { this.counts.value = countsAfter(this.counts.value, this.tasks.value, tasks); this.tasks.value = tasks; });
     if (unknown && !this.timers.tasks) this.timers.tasks = setTimeout(() => this.grow(), 300);
     if (this.attempts.value) {
-      const attempts = attemptsAfter(this.attempts.value, mine);
-      if (attempts !== this.attempts.value) this.attempts.value = attempts;
+      this.attemptEvents.push(...mine);
+      if (this.attempts.value.size < ATTEMPTS_MANY) this.hearAttempts();
+      else if (!this.timers.attempts) this.timers.attempts = setTimeout(() => this.hearAttempts(), GATHER_MS);
     }
-    if (mine.some((event) => event.type === "run.deleted")) this.deleted.value = true;
-    else if (mine.some((event) => event.type.startsWith("run.")) && !this.timers.run) this.timers.run = setTimeout(() => this.reread(), 150);
+    const own = mine.filter((event) => event.type.startsWith("run."));
+    if (!own.length) return;
+    if (own.some((event) => event.type === "run.deleted")) { this.deleted.value = true; return; }
+    // A busy run may go to and fro between two states many times a second: that is told by the events themselves.
+    const state = own.findLast((event) => event.type === "run.state")?.data.state;
+    const passing = own.every((event) => event.type === "run.state") && !OVER.has(state) && !OVER.has(this.run.value.state);
+    if (state && state !== this.run.value.state) this.run.value = { ...this.run.value, state };
+    if (!this.timers.run) this.timers.run = setTimeout(() => this.reread(), passing ? 1_000 : 150);
+  }
+
+  hearAttempts() {
+    this.timers.attempts = 0;
+    const events = this.attemptEvents;
+    this.attemptEvents = [];
+    if (!this.attempts.value || this.closed) return;
+    const attempts = attemptsAfter(this.attempts.value, events);
+    if (attempts !== this.attempts.value) this.attempts.value = attempts;
   }
 
   async grow() {
@@ -137,9 +177,14 @@ export class RunModel {
   }
 }
 
-/** The model of a run for as long as a page shows it. @param {string} reference */
-export function useRun(reference) {
-  const model = useMemo(() => new RunModel(reference), [reference]);
+/** @param {number} ms */
+const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+/** Once what is there now is on screen, or after a moment where nobody looks. */
+const painted = () => Promise.race([wait(200), new Promise((done) => requestAnimationFrame(() => setTimeout(done)))]);
+
+/** The model of a run for as long as a page shows it. @param {string} reference @param {boolean} [drawn] whether its map is what is shown first */
+export function useRun(reference, drawn) {
+  const model = useMemo(() => new RunModel(reference, drawn), [reference]);
   useEffect(() => model.open(), [model]);
   return model;
 }

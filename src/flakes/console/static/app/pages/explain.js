@@ -39,13 +39,13 @@ function told(value) {
 /**
  * Why a run stands still: its tasks that do not move, those with the same reason together. While others of it
  * run, only what does not pass by itself.
- * @param {{run: any, counts: Record<string, number>}} props
+ * @param {{model: import("../run-model.js").RunModel}} props
  */
-export function StandStill({ run, counts }) {
-  const waits = (counts.QUEUED ?? 0) + (counts.BLOCKED ?? 0) + (counts.WAITING ?? 0) > 0;
+export function StandStill({ model }) {
+  const run = model.run.value, waits = model.waits.value;
   const found = useResource(waits ? `still ${run.runId}` : null, (signal) => get(v1("runs", run.runId, "explanations"), { limit: READ }, signal), { on: (e) => e.runId === run.runId || /^(sandbox|host|binding)\./.test(e.type), everyMs: 1_000 });
   const tasks = (waits && found.data?.tasks) || [];
-  const busy = (counts.RUNNING ?? 0) > 0;
+  const busy = model.busy.value;
   const groups = [...grouped(tasks.filter((/** @type {any} */ t) => !busy || !PASSES.has(t.explanation.code))).values()];
   if (!groups.length) return null;
   const worst = run.state === "STALLED" || groups.some((g) => !PASSES.has(g.explanation.code));

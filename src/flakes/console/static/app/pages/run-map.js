@@ -4,7 +4,7 @@
  * drawn, coloured by state, moved and zoomed. A node is a link, so the keyboard reaches each of them.
  */
 import { Link, setQuery, to } from "../router.js";
-import { cx, html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
+import { cx, html, number, useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
 import { Progress, StateIcon, word } from "../ui/state.js";
 
 const EDGE = 24, TOOLS = 26, LEAST = 0.08, MOST = 2.5;
@@ -92,14 +92,15 @@ export function Map({ layout, tasks, runKey, whole, link = true }) {
   const graph = useMemo(() => neighbours(layout), [layout]);
   const paths = useMemo(() => layout.edges.map((/** @type {any} */ e) => curve(layout, e)), [layout]);
   const light = (/** @type {number | null} */ i) => setLit(i === null ? null : lineage(graph, i));
-  const states = useStates(layout, tasks, whole);
+  const states = useStates(layout, tasks, whole), nodes = useKept(layout, lit, runKey, link), edges = useKept(layout, lit);
+  const leave = useCallback(() => light(null), []);
   return html`<div class=${cx("picture map", full && "full")} ref=${frame} tabindex="0" role="group" aria-label="Map of the tasks" style=${full ? {} : { height: `${height}px` }} onPointerDown=${drag} onKeyDown=${keys}>
     <div class="map-plane" style=${{ transform: `translate(${view.x}px, ${view.y}px) scale(${view.k})`, width: `${layout.width}px`, height: `${layout.height}px` }}>
       <svg width=${layout.width} height=${layout.height} aria-hidden="true">
-        ${layout.edges.map((/** @type {any} */ e, /** @type {number} */ i) => html`<path key=${i} d=${paths[i]} class=${cx("edge", e.spawned ? "spawned" : `from-${states[e.source].state}`, lit && (lit.has(e.source) && lit.has(e.target) ? "lit" : "faint"))} />`)}
+        ${layout.edges.map((/** @type {any} */ e, /** @type {number} */ i) => edges(i, states[e.source].state, () => html`<path key=${i} d=${paths[i]} class=${cx("edge", e.spawned ? "spawned" : `from-${states[e.source].state}`, lit && (lit.has(e.source) && lit.has(e.target) ? "lit" : "faint"))} />`))}
       </svg>
-      ${layout.nodes.map((/** @type {any} */ node, /** @type {number} */ i) => html`<${Node} key=${node.taskKeys[0]} node=${node} size=${layout} what=${states[i]} faint=${lit !== null && !lit.has(i)} runKey=${runKey} link=${link}
-        onEnter=${() => light(i)} onLeave=${() => light(null)} />`)}
+      ${layout.nodes.map((/** @type {any} */ node, /** @type {number} */ i) => nodes(i, states[i], () => html`<${Node} key=${node.taskKeys[0]} node=${node} size=${layout} what=${states[i]} faint=${lit !== null && !lit.has(i)} runKey=${runKey} link=${link}
+        onEnter=${() => light(i)} onLeave=${leave} />`))}
     </div>
     <div class="map-tools" role="group" aria-label="Zoom"><button aria-label="Zoom out" title="Zoom out (−)" onClick=${() => middle(0.8)}>−</button><button aria-label="Zoom in" title="Zoom in (+)" onClick=${() => middle(1.25)}>+</button><button title="Fit (0)" onClick=${fit}>Fit</button><button aria-pressed=${full ? "true" : "false"} onClick=${() => setFull(!full)}>${full ? "Close" : "Full"}</button></div>
   </div>`;
@@ -111,7 +112,7 @@ function Node({ node, size, what, faint, runKey, link, onEnter, onLeave }) {
   const common = { class: cx("node", `is-${what.state}`, faint && "faint"), style, onMouseEnter: onEnter, onMouseLeave: onLeave, onFocus: onEnter, onBlur: onLeave, draggable: false };
   if (what.counts) {
     return html`<button ...${common} title=${`${node.taskKeys.length} alike tasks: show them in the table`} onClick=${() => link && setQuery({ among: node.taskKeys[0] })}>
-      <span class="stack" aria-hidden="true" /><span class="ellipsis">${node.taskKeys.length.toLocaleString("en")} × ${common_prefix(node.taskKeys)}</span><span class="node-bar"><${Progress} counts=${what.counts} /></span></button>`;
+      <span class="stack" aria-hidden="true" /><span class="ellipsis">${number(node.taskKeys.length)} × ${nameOf(node)}</span><span class="node-bar"><${Progress} counts=${what.counts} /></span></button>`;
   }
   const task = what.task;
   const inner = html`${task ? html`<${StateIcon} state=${task.status} />` : null}<span class="ellipsis">${task?.title ?? node.taskKeys[0]}</span>${task?.attempt > 1 && html`<small>×${task.attempt}</small>`}`;
@@ -119,8 +120,27 @@ function Node({ node, size, what, faint, runKey, link, onEnter, onLeave }) {
   return html`<${Link} to=${to("runs", runKey, "tasks", node.taskKeys[0])} ...${common} title=${task ? `${task.taskKey}: ${word(task.status).toLowerCase()}` : node.taskKeys[0]}>${inner}<//>`;
 }
 
+/** What was drawn for each thing, for as long as what it shows and the rest are the same: an event draws anew only what it changes. @param {...any} deps */
+function useKept(...deps) {
+  const own = useRef({ deps: /** @type {any[]} */ ([]), drawn: /** @type {{what: any, node: any}[]} */ ([]) }).current;
+  if (deps.some((each, i) => each !== own.deps[i])) Object.assign(own, { deps, drawn: [] });
+  return (/** @type {number} */ i, /** @type {any} */ what, /** @type {() => any} */ draw) => {
+    if (own.drawn[i]?.what !== what) own.drawn[i] = { what, node: draw() };
+    return own.drawn[i].node;
+  };
+}
+
+/** @type {WeakMap<any, string>} */
+const names = new WeakMap();
+/** What the keys of a bundle have in common. @param {any} node */
+function nameOf(node) {
+  const known = names.get(node) ?? common(node.taskKeys);
+  names.set(node, known);
+  return known;
+}
+
 /** @param {string[]} keys */
-function common_prefix(keys) {
+function common(keys) {
   let prefix = keys[0];
   for (const key of keys) while (!key.startsWith(prefix)) prefix = prefix.slice(0, -1);
   return prefix.replace(/[-\d]+$/, "") || "tasks";

@@ -23,7 +23,7 @@ const SIZES = "sml";
  * A column is there `from` a size of window on; `narrow` is its width in the smallest.
  * `deps`: what cells show besides their row; while neither changes, a row is not drawn again.
  * @param {{label: string, deps?: any[], columns: {key: string, title: any, width: string, sort?: string, from?: "s" | "m" | "l", narrow?: string, end?: boolean}[],
- *   rows: any[], rowHeight?: number, row: (row: any, at: number) => any[], keyOf: (row: any) => string, tone?: (row: any) => string,
+ *   rows: any[], rowHeight?: number, row: (row: any, at: number) => any[], keyOf: (row: any, at: number) => string, tone?: (row: any) => string,
  *   sort?: {by: string, down: boolean}, onSort?: (by: string) => void, chosen?: string}} props
  */
 export function Table({ label, deps = [], columns, rows, rowHeight = 40, row, keyOf, tone, sort, onSort, chosen }) {
@@ -57,7 +57,7 @@ export function Table({ label, deps = [], columns, rows, rowHeight = 40, row, ke
   const grid = { gridTemplateColumns: there.map((c) => (size === "s" && c.narrow) || c.width).join(" ") };
   /** @param {any} each @param {number} at */
   const draw = (each, at) => {
-    const key = keyOf(each);
+    const key = keyOf(each, at);
     let known = kept.get(key);
     if (!known || known.each !== each || known.at !== at) {
       known = { each, at, node: html`<div key=${key} role="row" aria-rowindex=${at + 2} class=${cx("tr", tone?.(each), chosen === key && "chosen")}
