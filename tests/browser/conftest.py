@@ -65,11 +65,19 @@ def browser() -> Iterator[Any]:
 
 @contextmanager
 def visiting(browser: Any, url: str, api: Api | None = None, **settings: Any) -> Iterator[Open]:
-    """Opens pages of the console, as the account if one is given; no script may fail meanwhile."""
-    failures: list[str] = []
+    """Opens pages of the console, as the account if one is given, in a context of its own; no script may fail meanwhile."""
     with ExitStack() as stack:
         context = browser.new_context(**settings)
         stack.callback(context.close)
+        with visiting_in(context, url, api) as visit:
+            yield visit
+
+
+@contextmanager
+def visiting_in(context: Any, url: str, api: Api | None = None) -> Iterator[Open]:
+    """The same, in a context that is there."""
+    failures: list[str] = []
+    with ExitStack() as stack:
         context.set_default_timeout(PATIENCE_MS)
         code = None if api is None else api.post("/v1/auth/browser-links").ok(201)["code"]
 
@@ -91,8 +99,26 @@ def visiting(browser: Any, url: str, api: Api | None = None, **settings: Any) ->
     assert failures == []
 
 
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Iterator[Any]:
+    """One for all tests of a module: what it has loaded of the console it need not load again."""
+    made = browser.new_context()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def visit(browser: Any, api: Api) -> Iterator[Open]:
-    """Opens a page of the console as the account, signed in through a one-time link."""
-    with visiting(browser, api.url, api) as visit:
-        yield visit
+def visit(context: Any, api: Api) -> Iterator[Open]:
+    """Opens a page of the console as the account, signed in through a one-time link; nothing of it is left afterwards."""
+    try:
+        with visiting_in(context, api.url, api) as visit:
+            yield visit
+    finally:
+        context.set_offline(False)
+        for page in context.pages:
+            page.close()
+        context.clear_cookies()
+        last = context.new_page()
+        last.goto(f"{api.url}/livez")
+        last.evaluate("localStorage.clear()")
+        last.close()

@@ -39,7 +39,7 @@ def turn_to(page: Any, path: str) -> None:
             const quiet = () => document.querySelector("h1") && !document.querySelector(".loading, .boot");
             const end = performance.now() + 30_000;
             for (let calm = 0; calm < 3 && performance.now() < end;) {
-                await new Promise((done) => setTimeout(done, 40));
+                await new Promise((done) => setTimeout(done, 20));
                 calm = quiet() ? calm + 1 : 0;
             }
         }""",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,16 @@ from api.caller import Api, task
 from api.peer import adapter, beating, sandbox
 from api.plane import Server
 from browser.conftest import Open, account, visiting
+from browser.pages import turn_to
+
+
+@pytest.fixture(scope="module")
+def newcomer(browser: Any, server: Server) -> Iterator[Any]:
+    """The console of somebody who has nothing yet."""
+    api = account(server)
+    with visiting(browser, api.url, api) as visit:
+        yield visit("/runs")
+
 
 PLACES = {
     "i": "Inbox", "p": "Projects", "h": "Hosts", "s": "Sandboxes", "d": None, "a": "Account", "n": "New run", "r": "Runs",
@@ -155,11 +166,11 @@ def test_a_lost_connection_is_said_and_nothing_is_missed(visit: Open, api: Api) 
     ],
 )  # fmt: skip
 def test_nothing_and_errors_say_what_to_do(
-    visit: Open, path: str, says: str, helps: str | None
+    newcomer: Any, path: str, says: str, helps: str | None
 ) -> None:
-    page = visit(path)
-    page.wait_for_selector(f"main >> text={says}")
-    assert helps is None or helps in page.inner_text("main")
+    turn_to(newcomer, path)
+    newcomer.wait_for_selector(f"main >> text={says}")
+    assert helps is None or helps in newcomer.inner_text("main")
 
 
 def test_the_theme_is_kept(visit: Open) -> None:
