@@ -77,25 +77,24 @@ def visiting(browser: Any, url: str, api: Api | None = None, **settings: Any) ->
 def visiting_in(context: Any, url: str, api: Api | None = None) -> Iterator[Open]:
     """The same, in a context that is there."""
     failures: list[str] = []
-    with ExitStack() as stack:
-        context.set_default_timeout(PATIENCE_MS)
-        code = None if api is None else api.post("/v1/auth/browser-links").ok(201)["code"]
+    context.set_default_timeout(PATIENCE_MS)
+    code = None if api is None else api.post("/v1/auth/browser-links").ok(201)["code"]
 
-        def visit(path: str) -> Any:
-            page = context.new_page()
-            page.on("pageerror", lambda error: failures.append(str(error)))
-            page.on(
-                "console",
-                lambda line: (
-                    failures.append(line.text) if "Content Security" in line.text else None
-                ),
-            )
-            first = "" if code is None or context.cookies() else f"#link={code}"
-            page.goto(f"{url}/console{path}{first}")
-            page.wait_for_selector("h1")
-            return page
+    def visit(path: str) -> Any:
+        page = context.new_page()
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.on(
+            "console",
+            lambda line: (
+                failures.append(line.text) if "Content Security" in line.text else None
+            ),
+        )
+        first = "" if code is None or context.cookies() else f"#link={code}"
+        page.goto(f"{url}/console{path}{first}")
+        page.wait_for_selector("h1")
+        return page
 
-        yield visit
+    yield visit
     assert failures == []
 
 
