@@ -15,7 +15,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from flakes.store.blobs import BlobError, BlobRef, BlobStore
+from flakes.store.blob_errors import BlobError
+from flakes.store.blobs import BlobRef, BlobStore
 
 MIB = 1024 * 1024
 BIG = bytes(range(256)) * (12 * MIB // 256) + b"tail"  # more than two parts of an upload

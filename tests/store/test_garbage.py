@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from flakes.store import accounts, artifacts, garbage, workspaces
-from flakes.store.blobs import BlobError, BlobStore
+from flakes.store.blob_errors import BlobError
+from flakes.store.blobs import BlobStore
 from flakes.store.database import Database, Query
 from flakes.store.workspaces import Place
 from flakes.wire.artifacts import ArtifactPost

@@ -9,7 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from flakes.store.blobs import BlobError, BlobRef, BlobStore
+from flakes.store.blob_errors import BlobError
+from flakes.store.blobs import BlobRef, BlobStore
 from flakes.store.uploads import Upload, Uploads, upload_of
 
 MIB = 1024 * 1024

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from flakes.core import limits
 from flakes.server.bench import Bench, packs_of
-from flakes.store.blobs import BlobError
+from flakes.store.blob_errors import BlobError
 from flakes.wire.errors import ApiError
 from flakes.wire.workspaces import (
     Omitted,

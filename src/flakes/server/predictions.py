@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from flakes.server.bench import Bench
-from flakes.store.blobs import BlobError
+from flakes.store.blob_errors import BlobError
 from flakes.wire.errors import ApiError
 from flakes.wire.merging import WorkspaceMerge
 from flakes.wire.workspaces import PredictedConflict, WorkspaceHandle, path_text

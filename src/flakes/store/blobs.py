@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +33,8 @@ from anyio import to_thread
 from obstore import exceptions
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from flakes.store.blob_errors import BlobError, telling, told
+
 SIZE_BYTES_MAX = 5 * 1024**3
 """The largest blob that `put` takes unless told otherwise. S3 copies no larger object in one request."""
 _PART_BYTES = 5 * 1024**2  # S3 takes no smaller part of a multipart upload
@@ -41,21 +42,6 @@ _PARTS_AT_ONCE = 2
 _READ_BYTES = 512 * 1024
 _HASH_INLINE_BYTES = 64 * 1024  # above it a thread hashes, so that the event loop goes on
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_FULL_SIGNS = tuple(f"os error {number}" for number in (errno.ENOSPC, errno.EDQUOT))
-
-
-class BlobError(Exception):
-    """A blob cannot be stored or read.
-
-    Codes: `digest_invalid`, `digest_mismatch`, `too_large`, `range_invalid` (the caller's); `blob_missing`,
-    `blob_corrupt` (the store's content); `disk_full`, `store_denied`, `store_unavailable` (the store itself); `upload_busy`.
-    """
-
-    def __init__(self, code: str, message: str, fix: str) -> None:
-        super().__init__(f"{message}\n{fix}")
-        self.code = code
-        self.message = message
-        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -381,7 +367,7 @@ class BlobStore:
         except FileNotFoundError:
             raise
         except (exceptions.BaseError, OSError) as failure:
-            raise _told(failure, f"{key} cannot be deleted", None) from failure
+            raise told(failure, f"{key} cannot be deleted", None) from failure
 
 
 class _Intake:
@@ -464,41 +450,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def telling(what: str, digest: str | None = None) -> Iterator[None]:
-    """Turn what the store raises into BlobError."""
-    try:
-        yield
-    except (exceptions.BaseError, OSError) as failure:
-        raise _told(failure, what, digest) from failure
-
-
-def _told(failure: Exception, what: str, digest: str | None) -> BlobError:
-    said = str(failure).split("\n")[0]  # obstore adds a dump of its internals
-    number = failure.errno if isinstance(failure, OSError) else None
-    if number in (errno.ENOSPC, errno.EDQUOT) or any(sign in str(failure) for sign in _FULL_SIGNS):
-        return BlobError(
-            "disk_full",
-            f"{what}: the disk is full ({said}).",
-            "Free some space where the blob store is.",
-        )
-    if isinstance(failure, FileNotFoundError) and digest is not None:
-        return BlobError(
-            "blob_missing",
-            f"There is no blob {digest}.",
-            "Put it first; a collected blob has to be made again.",
-        )
-    denied = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError)
-    if isinstance(failure, denied):
-        return BlobError(
-            "store_denied",
-            f"{what}: {said}",
-            "Give Flakes the right to read and write the blob store.",
-        )
-    return BlobError(
-        "store_unavailable",
-        f"{what}: {said}",
-        "See whether the blob store is reachable, and try again.",
-    )

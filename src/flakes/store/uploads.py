@@ -29,7 +29,8 @@ from typing import Any, Final, Protocol
 
 import anyio
 
-from flakes.store.blobs import BlobError, BlobRef, BlobStore, telling
+from flakes.store.blob_errors import BlobError, telling
+from flakes.store.blobs import BlobRef, BlobStore
 
 PREFIX: Final = "partial"
 SEGMENT_BYTES: Final = 16 * 1024**2

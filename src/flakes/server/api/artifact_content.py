@@ -25,7 +25,7 @@ from flakes.server.plane import Plane
 from flakes.server.routing import Answer, Call, Endpoint
 from flakes.store import artifacts, garbage
 from flakes.store.artifacts import Pending
-from flakes.store.blobs import BlobError
+from flakes.store.blob_errors import BlobError
 from flakes.store.uploads import Upload, Writer
 from flakes.wire.artifacts import Artifact, ArtifactUpload, Digest
 from flakes.wire.codec import Issue

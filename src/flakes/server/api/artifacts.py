@@ -15,7 +15,8 @@ from flakes.server.api.sandbox_scope import refused
 from flakes.server.plane import Plane
 from flakes.server.routing import Answer, Call, Endpoint, Page, PageLength, bounded
 from flakes.store import artifacts, garbage
-from flakes.store.blobs import BlobError, BlobRef
+from flakes.store.blob_errors import BlobError
+from flakes.store.blobs import BlobRef
 from flakes.wire.artifacts import (
     Artifact,
     ArtifactDeleted,

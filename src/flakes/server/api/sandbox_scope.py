@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from flakes.core import limits
 from flakes.server.routing import Answer, Call, Endpoint
 from flakes.store import garbage, offers
-from flakes.store.blobs import BlobError
+from flakes.store.blob_errors import BlobError
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.sandbox_stream import Assignment
 from flakes.wire.tasks import Blob

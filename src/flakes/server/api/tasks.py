@@ -13,7 +13,7 @@ from flakes.core import limits
 from flakes.server.api import log_following
 from flakes.server.routing import Answer, Call, Endpoint, Page, bounded
 from flakes.store import admission, events, explanations, interventions, logs, tasks
-from flakes.store.blobs import BlobError
+from flakes.store.blob_errors import BlobError
 from flakes.wire.errors import ApiError, not_found
 from flakes.wire.events import Events
 from flakes.wire.tasks import (

@@ -20,7 +20,7 @@ from flakes.server.plane import Plane
 from flakes.server.predictions import LOOKED_AT_MAX
 from flakes.server.routing import Answer, Call, Endpoint, PageLength, bounded
 from flakes.store import garbage, merging, overlaps, promotions, runs, workspaces
-from flakes.store.blobs import BlobError
+from flakes.store.blob_errors import BlobError
 from flakes.store.ledger import Ledger
 from flakes.store.workspaces import Place
 from flakes.wire.codec import Issue

@@ -22,7 +22,7 @@ from flakes.server.bench import Brought, bring, unresolved
 from flakes.server.loops.leadership import Leadership
 from flakes.server.plane import Plane
 from flakes.store import merge_tasks, merging, promotions, workspaces
-from flakes.store.blobs import BlobError
+from flakes.store.blob_errors import BlobError
 from flakes.store.database import Connection
 from flakes.store.ledger import Ledger
 from flakes.store.merging import Open, RunMerging

@@ -8,7 +8,7 @@ from flakes.server.api import artifact_content
 from flakes.server.api.artifacts import refused
 from flakes.server.operations.act import Act, Handler
 from flakes.store import garbage, journals
-from flakes.store.blobs import BlobError
+from flakes.store.blob_errors import BlobError
 from flakes.wire.journals import JournalEntries, JournalLength
 
 
