@@ -211,7 +211,10 @@ class Theatre:
                     with contextlib.suppress(ApiError):
                         told = client.post_message(life.task_id, "follow_up", "well done").message_id
             time.sleep(0.05)
-        raise AssertionError(f"{life.key} did not end: killed {life.killed}\n{self.session.logs()}")
+        with self.session.client() as client:
+            stands = {each.task_key: (each.status, each.attempt, each.cancel_requested) for each in client.all_tasks(life.key)}
+        last = [str(each)[:200] for each in self.entries(life)[-4:]]
+        raise AssertionError(f"{life.key} did not end: killed {life.killed}\n{stands}\n{last}\n{self.session.logs()}")
 
     def check(self, life: Life) -> None:
         """All that a kill must not change."""

@@ -211,10 +211,12 @@ class TurnResult:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How a process ended: by itself with `code`, or by `signal` (then `code` is -signal)."""
+    """How a process ended: by itself with `code`, or by `signal` (then `code` is -signal). `out_of_memory`: by the
+    system, because the task had reached the memory limit of its sandbox."""
 
     code: int
     signal: int | None = None
+    out_of_memory: bool = False
 
 
 class Output(Protocol):

@@ -116,4 +116,9 @@ def _died(ended: Exit) -> AgentError:
         return AgentError(
             "harness_limit", f"the harness used too much {what}", f"wait with `await` instead of in a loop, or raise `limits.{name}` in its input"
         )
+    if ended.out_of_memory:
+        return AgentError(
+            "harness_limit", "the harness used more memory than its pool gives a task",
+            "leave large things in outputs of children, or raise `memoryMb` of the pool's `resourceBounds`",
+        )
     return AgentError("harness_died", f"the harness's process ended with {ended.code}", "look at its log", lost=True)

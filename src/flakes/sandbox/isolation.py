@@ -206,6 +206,10 @@ class Box:
             "dataBytes": self._limiter.data_bytes(),
         }
 
+    def out_of_memory(self) -> bool:
+        """Whether the system has killed a process of the task for its memory limit."""
+        return self._group.out_of_memory()
+
     def listen(self, channel: socket.socket) -> None:
         """Serve the listening sockets that will come over the channel, once the namespace exists."""
         if self._served:

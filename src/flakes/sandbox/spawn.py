@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -132,6 +133,7 @@ class Spawned:
             # Each may end in an error that nobody waits for any more.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._stdin: Feed | None = None
+        self._box: Box | None = None
         self._following = asyncio.create_task(self._follow(), name=f"follow {assignment_id}")
 
     async def begin(
@@ -157,6 +159,7 @@ class Spawned:
         else:
             self._supervisor.close_command_stdin()
         if box is not None:
+            self._box = box
             job["isolation"] = box.job()
             box.listen(self._supervisor.channel)
         await self._order(job)
@@ -217,7 +220,9 @@ class Spawned:
                 self._fail(self._started, error)
                 self._fail(self._exit, error)
             elif "exited" in report:
-                self._settle(self._exit, Exit(report["exited"], report["signal"]))
+                killed = report["signal"] == signal.SIGKILL and self._box is not None
+                full = killed and self._box is not None and self._box.out_of_memory()
+                self._settle(self._exit, Exit(report["exited"], report["signal"], full))
             elif "clean" in report:
                 clean = True
         await self._supervisor.reaped()

@@ -82,7 +82,7 @@ class _Rules:
                         call, "harness_not_awaited", f"`ctx.{self._method(call)}(...)` is not awaited, so nothing happens",
                         "write `await` before it",
                     )  # fmt: skip
-                case ast.Attribute() if (outside := self._outside(self._dotted(node))):
+                case ast.Attribute() if self._of_library(node) and (outside := self._outside(self._dotted(node))):
                     yield _at(node, "harness_nondeterministic", f"`{outside}` reaches out of the harness", "take it from `ctx.args`, or let a child do it")
                 case ast.For(iter=walked) | ast.comprehension(iter=walked) if _is_set(walked):
                     yield _at(walked, "harness_nondeterministic", "the order of a set is not the same everywhere", "sort it: `sorted(...)`", severity="warning")
@@ -119,6 +119,12 @@ class _Rules:
             if not may_import(name):
                 refused = import_refused(name, self._file)
                 yield _at(node, refused.code, refused.message, refused.fix)
+
+    def _of_library(self, node: ast.expr) -> bool:
+        """Whether the first name of it was imported."""
+        while isinstance(node, ast.Attribute):
+            node = node.value
+        return isinstance(node, ast.Name) and node.id in self._names
 
     def _outside(self, dotted: str) -> str:
         """A name of the library that tells of the machine, or changes it; empty for any other."""
