@@ -69,7 +69,7 @@ def result(session: Stage, key: str) -> TaskResult:
 
 
 def fix(found: TaskResult) -> str:
-    return str((found.error and found.error.details or {}).get("fix", ""))
+    return str(((found.error and found.error.details) or {}).get("fix", ""))
 
 
 def data(session: Stage, key: str) -> Any:
