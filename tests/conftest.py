@@ -13,7 +13,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 LONG = (
-    "net/test_storm.py", "browser/", "net/test_replicas.py", "agents/", "net/test_machines.py", "net/test_promotion_queue.py", "e2e/", "session/",
+    "net/test_storm.py", "browser/", "net/test_replicas.py", "agents/", "net/test_machines.py", "net/test_promotion_queue.py",
+    "net/test_workspaces.py", "e2e/", "session/",
 )  # fmt: skip
 """Files of few and long tests. They begin first, so that no worker is left alone with one at the end."""
 

@@ -261,6 +261,44 @@ def test_what_an_attempt_changed_is_kept_after_its_end_and_nothing_else(api: Api
         api.as_(stranger[1]).post(path, body(kind="candidate")).refused("stale_assignment")
 
 
+def test_what_an_attempt_leaves_that_yields_is_given_to_the_next_and_no_other(api: Api) -> None:
+    own, who, base = adapter(), api.sandbox(), stored(api)
+    line = task("only", own, retry={"maxAttempts": 3, "backoffS": 0})
+    run = started(api, line, workspace_id=base)["run"]["runId"]
+    with sandbox(api, who, adapters=[own]) as connected:
+        peer = Peer(api, connected, who[1])
+
+        def attempt(outcome: str, *stores: str) -> tuple[Assignment, list[str]]:
+            given = connected.start()
+            made = [base]
+            for kind in stores:
+                made.append(peer.store(given, kind, baseWorkspaceId=made[-1]))
+            if outcome == "yielded":
+                path = f"/v1/sandboxes/{who[0]}/assignments/{given.assignment_id}/operations/task.wait"
+                wait = {"operationId": secrets.token_hex(4), "on": {"kind": "timer", "seconds": 0.05}, "yields": True}
+                assert peer.api.post(path, wait).ok()["state"] == "pending"
+            connected.finish(given.assignment_id, outcome)
+            return given, made[1:]
+
+        def gone_on_from(given: Assignment) -> list[tuple[str, str, str]]:
+            return [(o.after, o.handle.workspace_id, o.base_workspace_id) for o in given.own_workspaces]
+
+        first, (_, half) = attempt("yielded", "candidate", "candidate")
+        second, _ = attempt("lost")
+        third, (lost,) = attempt("lost", "candidate")
+        fourth, (whole,) = attempt("yielded", "candidate")
+        fifth, _ = attempt("failed", "candidate")
+        sixth, _ = attempt("succeeded")
+    assert gone_on_from(first) == []
+    assert gone_on_from(second) == gone_on_from(third) == [("yielded", half, base)]
+    assert gone_on_from(fourth) == [("lost", lost, base), ("yielded", half, base)]
+    assert gone_on_from(fifth) == [("yielded", whole, base)]
+    assert gone_on_from(sixth) == [], "a retry begins anew"
+    assert sixth.workspace is not None
+    assert sixth.workspace.handle.workspace_id == base
+    assert len(api.get(f"/v1/runs/{run}/workspaces", taskId=first.task_id).ok()["workspaces"]) == 5
+
+
 def test_snapshots_that_nobody_uses_go_in_time(server: Server, api: Api) -> None:
     used, unused = stored(api), stored(api)
     started(api, task("only"), workspace_id=used)

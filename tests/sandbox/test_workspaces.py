@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 import pytest
 
 from flakes.core.task import Outcome
 from flakes.wire.sandbox_stream import Assignment, Result
+from flakes.wire.workspaces import OwnWorkspace
 from sandbox.bwrap import needs_bubblewrap
 from sandbox.conftest import Start
 from sandbox.controlplane import ControlPlane, DaemonProcess, eventually, make, shell
@@ -195,6 +198,34 @@ def test_a_running_task_stores_and_compares_its_files(plane: ControlPlane, files
     assert (whole.base_workspace_id, len(whole.packs)) == (handle.workspace_id, 3)
     git = files.repository_of(whole)
     assert git.text("rev-parse", f"{whole.commit}^") == half.commit
+
+
+@pytest.mark.parametrize("after", ["yielded", "lost"])
+def test_a_command_goes_on_from_where_it_yielded_and_begins_anew_after_a_loss(
+    plane: ControlPlane, files: Files, after: Literal["yielded", "lost"]
+) -> None:
+    first = files.task("echo 1 > a.txt; rm dir/b.txt; echo n > new; flakes workspace commit -m 'Flakes-Base: x' > id; echo 2 >> a.txt; exit 75")
+    assert run(plane, first).outcome is Outcome.RETRYABLE
+    half = plane.stored[first.assignment_id][-1][1]
+    own = OwnWorkspace(after=after, handle=half, base_workspace_id=files.base.workspace_id)
+    again = msgspec.structs.replace(
+        files.task("git log -1 --format=%s; git status --porcelain; cat a.txt; echo 3 >> a.txt"), own_workspaces=[own]
+    )
+    assert run(plane, again).outcome is Outcome.SUCCEEDED
+    ((post, _),) = plane.stored[again.assignment_id]
+    told = [(change.kind, change.path) for change in post.changes]
+    assert post.base_workspace_id == files.base.workspace_id
+    if after == "lost":
+        assert plane.text(again.assignment_id) == ["Files as they were", "one", "two", "three"]
+        assert told == [("changed", "a.txt")]
+        return
+    assert plane.text(again.assignment_id) == [
+        "Files as they were", " M a.txt", " D dir/b.txt", "?? id", "?? new", "1", "2",
+    ]  # fmt: skip
+    assert told == [("changed", "a.txt"), ("removed", "dir/b.txt"), ("added", "id"), ("added", "new")]
+    git = files.repository_of(post)
+    assert git.text("rev-parse", f"{post.commit}^") == half.commit, "nothing of it can conflict with that"
+    assert git.text("cat-file", "blob", f"{post.commit}:a.txt") == "1\n2\n3"
 
 
 def test_what_is_put_in_the_place_of_the_files_is_not_read(plane: ControlPlane, files: Files) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import subprocess
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def fingerprint(root: Path) -> dict[str, tuple[str, int, int]]:
         for name in names:
             path = Path(directory, name)
             found = path.lstat()
-            content = os.fsencode(path.readlink()) if path.is_symlink() else path.read_bytes()
+            content = path.read_bytes() if stat.S_ISREG(found.st_mode) else b""
+            if path.is_symlink():
+                content = os.fsencode(path.readlink())
             seen[str(path.relative_to(root))] = (
                 hashlib.sha256(content).hexdigest(),
                 found.st_mode,

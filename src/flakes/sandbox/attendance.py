@@ -130,9 +130,11 @@ class Attendance:
         services, directory, definition = self._services, self._directory, self._definition
         directory.home.mkdir(mode=0o700, exist_ok=True)  # an isolated task has one already
         directory.session.mkdir(mode=0o700)
+        own = self._assignment.own_workspaces
         self._earlier = await asyncio.to_thread(
-            services.sessions.take, self._assignment.task_id, definition.adapter, directory
-        )
+            services.sessions.take, self._assignment.task_id, definition.adapter, directory,
+            own[0].handle.assignment_id if own else None,
+        )  # fmt: skip
         self._mcp = await services.mcp.add(definition.tool_grants, self._tools.perform)
         tools = self._mcp
         if (address := self._containment.publish(services.mcp.serve)) is not None:
@@ -150,7 +152,7 @@ class Attendance:
         known = self._earlier.session if self._earlier else None
         record = Record(
             task_id=self._assignment.task_id, adapter=self._definition.adapter,
-            attempt=self._assignment.attempt,
+            attempt=self._assignment.attempt, assignment_id=self._assignment.assignment_id,
             kind=session.kind if session else "", value=session.value if session else "",
         )  # fmt: skip
         await asyncio.to_thread(self._services.sessions.note, self._directory, record)
@@ -164,7 +166,8 @@ class Attendance:
             if happened := self._assignment.happened:
                 return briefs.woken(happened), "resume"
             return briefs.resumed(attempt, work_is_here=True), "resume"
-        if attempt == 1 and self._earlier is None and not self._assignment.happened:
+        begun = bool(self._assignment.happened or self._assignment.own_workspaces)
+        if attempt == 1 and self._earlier is None and not begun:
             return brief, "brief"
         status, answer = await self._tools.perform("workpad.read", b"{}")
         try:

@@ -40,11 +40,12 @@ from flakes.sandbox.results import outcome_of, task_error
 from flakes.sandbox.services import Services
 from flakes.sandbox.tools.server import ToolServer
 from flakes.sandbox.verification import judge, verify
-from flakes.sandbox.workspaces import Ended, Workspace, salvage
+from flakes.sandbox.workspaces import Ended, Workspace, salvage, taken_up
 from flakes.wire.codec import BodyError, encode
 from flakes.wire.errors import ApiError
 from flakes.wire.sandbox_stream import Assignment, Result
 from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskWarning
+from flakes.wire.workspaces import OwnWorkspace
 
 log = structlog.get_logger(__name__)
 
@@ -203,7 +204,8 @@ class Lifecycle:
         if able.directory:
             self.has_directory = True
             programs = self._programs(definition) if able.converses else ()
-            await self._prepare(assignment, definition, brief, programs)
+            again = taken_up(assignment, converses=able.converses)
+            await self._prepare(assignment, definition, brief, programs, again)
             self._lookout.begin()
         job = self._job(assignment, definition, brief)
         if able.converses:
@@ -257,11 +259,14 @@ class Lifecycle:
         definition: TaskDefinition,
         brief: str,
         programs: tuple[tuple[Path, Path], ...],
+        again: OwnWorkspace | None,
     ) -> None:
         """Everything that the task finds, before any process of it starts."""
         directory, services = self._directory, self._services
         directory.create(brief)
-        await self._workspace.prepare(assignment)
+        await self._workspace.prepare(assignment, again=again)
+        if again is not None:
+            self._sink.say(f"the files are as an earlier attempt left them, which {_ENDED[again.after]}")
         await inputs.deliver_outputs(assignment, directory, services.blobs)
         await inputs.deliver_artifacts(assignment, definition, directory, services.blobs)
         await self._surround(assignment, definition, programs)
@@ -389,6 +394,7 @@ class Lifecycle:
         self._services.journal.write((sql, (pid, started, self._assignment.assignment_id)))
 
 
+_ENDED: Final = {"yielded": "waited", "lost": "was lost"}
 _GRACE_S: Final[dict[Stop, float]] = {
     "cancelled": CANCEL_GRACE_S,
     "timeout": TIMEOUT_GRACE_S,

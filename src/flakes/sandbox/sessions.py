@@ -42,6 +42,7 @@ class Record(Frozen, frozen=True, kw_only=True):
     task_id: str
     adapter: str
     attempt: int
+    assignment_id: str = ""
     kind: str = ""
     value: str = ""
 
@@ -66,16 +67,20 @@ class Sessions:
             file.write(encode(record))
         new.replace(directory.root / RECORD)
 
-    def take(self, task_id: str, adapter: str, directory: TaskDirectory) -> Record | None:
-        """Move what an earlier attempt left into a fresh directory; its record, or None when there is nothing."""
+    def take(
+        self, task_id: str, adapter: str, directory: TaskDirectory, newest: str | None = None
+    ) -> Record | None:
+        """Move what an earlier attempt left into a fresh directory; its record, or None when there is nothing.
+        When another attempt, `newest`, stored files since, elsewhere, those in the directory stay."""
         kept = self._place(task_id)
         record = _read(kept / RECORD)
         if record is None or record.adapter != adapter or record.task_id != task_id:
             shutil.rmtree(kept, ignore_errors=True)
             return None
+        stale = newest is not None and record.assignment_id not in ("", newest)
         for name, target in _carried(directory).items():
             source = kept / name
-            if source.is_dir():
+            if source.is_dir() and not (stale and name in ("work", "store")):
                 shutil.rmtree(target, ignore_errors=True)
                 shutil.move(source, target)
         shutil.rmtree(kept, ignore_errors=True)

@@ -33,6 +33,7 @@ from flakes.wire.sandbox_stream import Assignment
 from flakes.wire.tasks import Output, OutputDeclaration, TaskWarning
 from flakes.wire.workspaces import (
     MOUNT,
+    OwnWorkspace,
     WorkspaceChange,
     WorkspaceCommit,
     WorkspaceCompare,
@@ -46,7 +47,7 @@ from flakes.workspace import packs
 from flakes.workspace.cache import Cache
 from flakes.workspace.changes import Change, changes, in_scope, patch, picked
 from flakes.workspace.checkout import check_out
-from flakes.workspace.commits import commit, is_ancestor, keep, tree_of
+from flakes.workspace.commits import commit, is_ancestor, keep, trailer, tree_of
 from flakes.workspace.gathering import Gathered, gather
 from flakes.workspace.git import Git, GitFailed, WorkspaceError
 from flakes.workspace.merging import merge
@@ -58,6 +59,8 @@ Warn = Callable[[TaskWarning], None]
 PATCH_BYTES_MAX: Final = 512 * KIB
 NAMED_MAX: Final = 20
 """Paths that a result names."""
+BASE: Final = "Flakes-Base"
+"""The trailer of a commit that names the one which the attempt began from."""
 
 
 class Record(Frozen, frozen=True, kw_only=True):
@@ -132,33 +135,45 @@ class Workspace:
 
     # ---- before the task
 
-    async def prepare(self, assignment: Assignment) -> None:
-        """Make ``work/`` and the other mounts. Raises `AgentError` (`workspace_conflict`, ...)."""
+    async def prepare(self, assignment: Assignment, *, again: OwnWorkspace | None = None) -> None:
+        """Make ``work/`` and the other mounts; ``work/`` as an earlier attempt had left it, when that is given.
+        Raises `AgentError` (`workspace_conflict`, ...)."""
         inputs = dict(assignment.workspace_inputs)
-        own = inputs.pop(MOUNT, None)
+        named = inputs.pop(MOUNT, None)
         given = assignment.workspace
-        first = own or (given.handle if given is not None else None)
-        merged = given.merge if given is not None and own is None else []
-        if first is None and not inputs:
+        first = named or (given.handle if given is not None else None)
+        merged = given.merge if given is not None and named is None else []
+        if first is None and not inputs and again is None:
             return
+        begins = [again.handle] if again is not None else [*([first] if first else []), *merged]
         self._place.mkdir(parents=True, mode=0o700)
         store = Git.at(self._place / "objects.git")
-        for handle in [*([first] if first else []), *merged, *inputs.values()]:
+        for handle in [*begins, *inputs.values()]:
             await self._fetch(handle, store)
         await apart(self._mount, store, inputs)
-        if first is not None:
-            try:
-                await apart(self._make, store, assignment, first, merged)
-            except AgentError as error:
-                # Whoever has each of them beside it compares them, and needs no merge.
-                beside = {handle.workspace_id for handle in inputs.values()}
-                apiece = {handle.workspace_id for handle in (first, *merged)} <= beside
-                if error.code != "workspace_conflict" or not apiece or given is None or given.selected is None:
-                    raise
-                selected = await self._blobs.workspace(given.selected.workspace_id)
-                await self._fetch(selected, store)
-                await apart(self._make, store, assignment, selected, ())
+        if again is not None:
+            await apart(self._make_again, store, assignment, again)
+        elif first is not None:
+            await self._made(store, assignment, first, merged)
         await asyncio.to_thread(self._cache.trim)
+
+    async def _made(
+        self, store: Git, assignment: Assignment, first: WorkspaceHandle, merged: Sequence[WorkspaceHandle]
+    ) -> None:
+        try:
+            await apart(self._make, store, assignment, first, merged)
+        except AgentError as error:
+            # Whoever has each of them beside it compares them, and needs no merge.
+            given = assignment.workspace
+            beside = {
+                handle.workspace_id for mount, handle in assignment.workspace_inputs.items() if mount != MOUNT
+            }
+            apiece = {handle.workspace_id for handle in (first, *merged)} <= beside
+            if error.code != "workspace_conflict" or not apiece or given is None or given.selected is None:
+                raise
+            selected = await self._blobs.workspace(given.selected.workspace_id)
+            await self._fetch(selected, store)
+            await apart(self._make, store, assignment, selected, ())
 
     async def _fetch(self, handle: WorkspaceHandle, store: Git) -> None:
         for pack in handle.packs:
@@ -202,6 +217,19 @@ class Workspace:
             task_key=assignment.task_key, run_id=assignment.run_id, base=base, base_workspace_id=first.workspace_id,
             packs=list({pack.digest: pack for handle in handles for pack in handle.packs}.values()),
             tops=[handle.commit for handle in handles],
+        )  # fmt: skip
+        self._write("record.json", encode(record))
+
+    def _make_again(self, store: Git, assignment: Assignment, again: OwnWorkspace) -> None:
+        """As `_make`, from where the earlier attempt began, with its files as they were at its end."""
+        handle = again.handle
+        base = trailer(store, handle.commit, BASE) or store.text("rev-parse", f"{handle.commit}^")
+        self._directory.work.rmdir()
+        check_out(store, base, self._directory.work, self._place / "index", files=handle.commit)
+        record = Record(
+            task_key=assignment.task_key, run_id=assignment.run_id, base=base,
+            base_workspace_id=again.base_workspace_id, packs=handle.packs, tops=[base, handle.commit],
+            parent=handle.commit,
         )  # fmt: skip
         self._write("record.json", encode(record))
 
@@ -416,7 +444,10 @@ class Workspace:
         scratch = store.over(self._directory.work, self._place / "index.scratch")
         tree = picked(scratch, record.base, changed)
         # Of this attempt and no other: what another left is another commit, were the files the same.
-        trailers = {"Flakes-Run": record.run_id, "Flakes-Task": record.task_key, "Flakes-Assignment": self._assignment_id}
+        trailers = {
+            "Flakes-Run": record.run_id, "Flakes-Task": record.task_key,
+            "Flakes-Assignment": self._assignment_id, BASE: record.base,
+        }  # fmt: skip
         parents = [record.parent or record.base]
         made = commit(store, tree, subject, parents=parents, trailers=trailers)
         keep(store, made)
@@ -427,6 +458,14 @@ class Workspace:
             digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
         new = WorkspacePack(digest=digest, size_bytes=size_bytes)
         return made, [*([] if whole else record.packs), (new, path)]
+
+
+def taken_up(assignment: Assignment, *, converses: bool) -> OwnWorkspace | None:
+    """What an attempt goes on from. Only who looks at what is there can take up what was interrupted anywhere;
+    others go on from where they yielded."""
+    return next(
+        (own for own in assignment.own_workspaces if converses or own.after == "yielded"), None
+    )
 
 
 async def salvage(workspace: Workspace, warn: Warn, patience_s: float | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from flakes.store import assigned_workspaces, budgets, input_artifacts, transcripts
+from flakes.store import assigned_workspaces, budgets, input_artifacts, own_workspaces, transcripts
 from flakes.store.database import Connection, Query, row, rows
 from flakes.wire.operations import SPAWN
 from flakes.wire.sandbox_stream import Assignment, InputOutput
@@ -103,6 +103,8 @@ async def complete(
         for offer, definition in decoded
         if offer[10] or offer[11] or definition.workspace_inputs
     ])  # fmt: skip
+    changed = [offer[2] for offer, _ in decoded if offer[11]]
+    own = await own_workspaces.of_tasks(conn, changed) if changed else {}
     added: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for (task_id, bound), amount in (await budgets.extensions(conn, bounded) if bounded else {}).items():
         added[task_id][bound] = amount
@@ -119,6 +121,7 @@ async def complete(
                 artifacts=artifacts.get(offer[2], []), spent=spent.get(offer[2]),
                 workspace=given[offer[2]].workspace if offer[2] in given else None,
                 workspace_inputs=given[offer[2]].inputs if offer[2] in given else {},
+                own_workspaces=own.get(offer[2], []),
                 extended=added.get(offer[2], {}),
                 shares_budgets=offer[12] or (definition.budget is not None and SPAWN in definition.tool_grants),
                 happened=happened.get(offer[2], []),

@@ -24,7 +24,7 @@ from flakes.wire.codec import Frozen
 from flakes.wire.tasks import Evidence, Output, TaskDefinition, TaskError, TaskWarning
 from flakes.wire.transcripts import AgentUsage, EntryBody
 from flakes.wire.waits import Happened
-from flakes.wire.workspaces import AssignedWorkspace, WorkspaceHandle
+from flakes.wire.workspaces import AssignedWorkspace, OwnWorkspace, WorkspaceHandle
 
 PROTOCOL: Final = 1
 
@@ -195,6 +195,8 @@ class Assignment(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """The files that it begins from; None: the run has none."""
     workspace_inputs: dict[str, WorkspaceHandle] = {}
     """Further files that its definition names, by mount."""
+    own_workspaces: list[OwnWorkspace] = []
+    """What earlier attempts of the task had changed when they had to end, newest first."""
     extended: dict[str, int] = {}
     """What its owner has added to the bounds of the task's budget (`tokens`, `costMicroUsd`, `wallMs`)."""
     shares_budgets: bool = False

@@ -257,6 +257,15 @@ class AssignedWorkspace(Frozen, frozen=True, kw_only=True, omit_defaults=True):
     """What the run has selected at the time of the offer."""
 
 
+class OwnWorkspace(Frozen, frozen=True, kw_only=True):
+    """What an earlier attempt of a task had changed that `yielded` or was `lost`: a later one may go on from it."""
+
+    after: Literal["yielded", "lost"]
+    handle: WorkspaceHandle
+    base_workspace_id: str
+    """What the task began from, at first."""
+
+
 def path_text(path: str) -> str:
     """The path as text: bytes that are no UTF-8 are written as `\\xNN`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -101,7 +101,7 @@ def stage_changes(planned: Plan) -> None:
     try:
         for start in range(0, len(paths), _PATHS_AT_ONCE):
             some = [f":(top,literal){path}" for path in paths[start : start + _PATHS_AT_ONCE]]
-            users(planned.now.root, "add", "--all", "--force", "--", *some)
+            users(planned.now.root, "add", "--all", "--force", "--", *some, writes=True)
     except GitFailed as problem:
         raise WorkspaceError(
             "workspace_none", f"the files are written, and could not be staged: {problem.said}",

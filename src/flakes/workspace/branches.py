@@ -95,6 +95,12 @@ def _theirs(root: Path, name: str) -> Git:
             "leave --branch out: the files are written",
         ) from problem  # fmt: skip
     theirs = Git(Path(os.fsdecode(found)))
+    names_by = theirs.text("rev-parse", "--show-object-format")
+    if names_by != "sha1":
+        raise WorkspaceError(
+            "workspace_unrelated", f"{root} names its objects by {names_by}, so nothing can be put into it as a commit",
+            "leave --branch out: the files are written; then commit them yourself",
+        )  # fmt: skip
     if theirs.status("check-ref-format", "--branch", name, good=(0, 1, 128))[0] != 0:
         raise WorkspaceError(
             "workspace_none", f"{name!r} is no name for a branch", "choose another one"

@@ -59,7 +59,7 @@ def capture(
             stdin=[".", *(f":(exclude,literal){path}" for path in leave_out)],
             settings=settings,
         )
-        kept = [path for path in forced if os.path.lexists(f"{git.work_tree}/{path}")]
+        kept = [p for p in forced if p not in leave_out and os.path.lexists(f"{git.work_tree}/{p}")]
         if kept:
             git.run(
                 "add",

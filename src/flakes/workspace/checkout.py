@@ -24,8 +24,9 @@ _CONFIG = """[core]
 """
 
 
-def check_out(source: Git, made: str, target: Path, index: Path) -> None:
-    """Make `target` a repository of its own with the files of the commit `made`, detached.
+def check_out(source: Git, made: str, target: Path, index: Path, files: str | None = None) -> None:
+    """Make `target` a repository of its own, detached at the commit `made`, with its files, or with those of
+    the commit `files`, which then seem to be changed and not committed.
 
     Its objects are copies: what is done to them there reaches nobody else. `index`, a file outside the
     task's reach, remembers what was written, so that `collect` reads only what has changed since.
@@ -33,16 +34,19 @@ def check_out(source: Git, made: str, target: Path, index: Path) -> None:
     inner = target / ".git"
     target.mkdir(parents=True)
     git = Git.at(inner)
+    wanted = f"{made}\n" if files is None else f"{made}\n{files}\n"
     pack = source.run(
-        "pack-objects", "--stdout", "--revs", "--quiet", "--threads=1", stdin=f"{made}\n".encode()
+        "pack-objects", "--stdout", "--revs", "--quiet", "--threads=1", stdin=wanted.encode()
     )
     git.run("index-pack", "--stdin", "--threads=1", stdin=pack)
     (inner / "config").write_text(_CONFIG)
     (inner / "HEAD").write_text(f"{made}\n")
     over = git.over(target, inner / "index")
-    over.run("read-tree", made)
+    over.run("read-tree", files or made)
     over.run("checkout-index", "--all", "--quiet", "--index")
     shutil.copyfile(inner / "index", index)
+    if files is not None:
+        over.run("read-tree", "-m", made)
 
 
 def collect(

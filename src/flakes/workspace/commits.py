@@ -29,6 +29,13 @@ def commit(
     return git.run("hash-object", "-t", "commit", "-w", "--stdin", stdin=data).decode().strip()
 
 
+def trailer(git: Git, commit: str, name: str) -> str | None:
+    """The value of a trailer of a commit of ours; a line further up may look like one."""
+    lines = git.run("cat-file", "commit", commit).decode(errors="replace").splitlines()
+    found = [line[len(name) + 2 :] for line in lines if line.startswith(f"{name}: ")]
+    return found[-1] if found else None
+
+
 def tree_of(git: Git, commit: str) -> str:
     """The tree of a commit."""
     return git.text("rev-parse", "--verify", f"{commit}^{{tree}}")

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+GITS_OWN: Final = (".gitignore", ".gitattributes", ".gitmodules")
+PATIENCE_S: Final = 15.0
+"""After so long it is looked whether git waits for something that will not come."""
 
 _ENVIRONMENT = {
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -25,6 +31,15 @@ _ENVIRONMENT = {
     "GIT_LITERAL_PATHSPECS": "1",
     "HOME": "/nonexistent",
 }
+
+_KEPT = ("GIT_EXEC_PATH",)
+_LOCAL = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE",
+    "GIT_REPLACE_REF_BASE", "GIT_LITERAL_PATHSPECS", "GIT_GLOB_PATHSPECS", "GIT_NOGLOB_PATHSPECS",
+    "GIT_ICASE_PATHSPECS",
+)  # fmt: skip
+"""What says which repository is meant: the one in the directory is, also when this runs in a hook of another."""
 
 _SETTINGS = (
     "core.fsmonitor=false",
@@ -112,7 +127,12 @@ class Git:
         """The status of the command and what it printed."""
         data = stdin if isinstance(stdin, bytes | Path | None) else encode(stdin)
         command = [*self._command(settings), *arguments]
-        done = _execute(command, data, os.environ | _ENVIRONMENT | self._places(), to)
+        # Nothing that git reads from the environment of whoever calls: a hook's, or a user's own experiments.
+        clean = {n: v for n, v in os.environ.items() if not n.startswith("GIT_") or n in _KEPT}
+        done = _execute(
+            command, data, clean | _ENVIRONMENT | self._places(), to,
+            looking_for=partial(_blocking, self.directory, self.work_tree),
+        )  # fmt: skip
         if done.returncode not in good:
             raise GitFailed(arguments, done.returncode, done.stderr)
         return done.returncode, done.stdout
@@ -139,16 +159,18 @@ class Git:
 
 
 def users(
-    directory: Path, *arguments: str, good: Sequence[int] = (0,), prompts: bool = False
+    directory: Path, *arguments: str, good: Sequence[int] = (0,), prompts: bool = False, writes: bool = False
 ) -> bytes:
     """A question to the user's own repository at `directory`: starts none of its hooks or monitors.
 
-    With `prompts`, git may ask the user for a password at the terminal.
+    With `prompts` git may use the network, and ask the user for a password at the terminal; with `writes` it may
+    take as long as it needs.
     """
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     if not prompts:
-        environment["GIT_TERMINAL_PROMPT"] = "0"
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        # A question never fetches: a repository may name any program for that.
+        environment |= {"GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": ""}
+    for name in _LOCAL:
         environment.pop(name, None)
     safe = (
         "-c",
@@ -158,7 +180,10 @@ def users(
         "-c",
         "core.quotePath=false",
     )
-    done = _execute(["git", "-C", str(directory), *safe, *arguments], None, environment)
+    done = _execute(
+        ["git", "-C", str(directory), *safe, *arguments], None, environment,
+        looking_for=None if prompts or writes else partial(_silent, directory),
+    )  # fmt: skip
     if done.returncode not in good:
         raise GitFailed(arguments, done.returncode, done.stderr)
     return done.stdout
@@ -179,23 +204,66 @@ def _execute(
     stdin: bytes | Path | None,
     environment: dict[str, str],
     to: Path | None = None,
+    looking_for: Callable[[], WorkspaceError | None] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
+    """Run it. When it takes long, `looking_for` says what it may be waiting for in vain."""
     with contextlib.ExitStack() as files:
-        given: dict[str, Any] = {"input": b"" if stdin is None else stdin}
+        source: Any = subprocess.PIPE
         if isinstance(stdin, Path):
-            given = {"stdin": files.enter_context(stdin.open("rb"))}
+            source = files.enter_context(stdin.open("rb"))
         printed: Any = subprocess.PIPE if to is None else files.enter_context(to.open("wb"))
         try:
-            done = subprocess.run(
-                command,
-                **given,
-                stdout=printed,
-                stderr=subprocess.PIPE,
-                env=environment,
-                check=False,
+            process = subprocess.Popen(
+                command, stdin=source, stdout=printed, stderr=subprocess.PIPE, env=environment
             )
         except FileNotFoundError as problem:
             raise WorkspaceError(
                 "git_missing", "git is not installed, or not on PATH", "install git 2.38 or newer"
             ) from problem
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout or b"", done.stderr)
+        with process:
+            given = None if isinstance(stdin, Path) else stdin or b""
+            try:
+                out, said = process.communicate(given, PATIENCE_S if looking_for else None)
+            except subprocess.TimeoutExpired:
+                problem = looking_for() if looking_for else None
+                if problem is not None:
+                    process.kill()
+                    raise problem from None
+                out, said = process.communicate()
+            except BaseException:
+                process.kill()
+                raise
+    return subprocess.CompletedProcess(command, process.returncode, out or b"", said)
+
+
+def _blocking(own: Path, work_tree: Path | None) -> WorkspaceError | None:
+    """Pipes with the names of git's own files: it would wait for ever for somebody to write to them."""
+    found = [name for name in ("info/exclude", "info/attributes") if _is_pipe(own / name)]
+    if work_tree is not None:
+        found += [
+            os.path.relpath(f"{directory}/{name}", work_tree)
+            for directory, _, names in os.walk(work_tree)
+            for name in names
+            if name in GITS_OWN and _is_pipe(Path(directory, name))
+        ]
+    if not found:
+        return None
+    return WorkspaceError(
+        "workspace_path_refused", f"these are pipes, from which git cannot read: {', '.join(map(repr, found[:20]))}",
+        "remove them", found,
+    )  # fmt: skip
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _silent(directory: Path) -> WorkspaceError:
+    """Why a question may have no answer: none takes so long."""
+    return _blocking(directory / ".git", directory) or WorkspaceError(
+        "workspace_unreadable", f"git says nothing about {directory} for {PATIENCE_S:g} s",
+        "see whether `git status` ends there: a pipe in .git would hold it up",
+    )  # fmt: skip

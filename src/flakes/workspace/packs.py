@@ -34,7 +34,7 @@ def unpack(git: Git, packs: Iterable[Path]) -> None:
 def take_in(git: Git, path: Path) -> str:
     """Take one pack in; the name that git gives it. Raises like `unpack`."""
     try:
-        said = git.run("index-pack", "--stdin", "--strict", "--threads=1", stdin=path)
+        said = _index(git, path, f"--strict={_LENIENT}")
     except GitFailed as problem:
         raise WorkspaceError(
             "workspace_pack_damaged",
@@ -42,3 +42,24 @@ def take_in(git: Git, path: Path) -> str:
             "upload it again",
         ) from problem
     return said.decode().split()[-1]
+
+
+# These files mean something to git only where submodules are used, and attributes are not obeyed here. A
+# user's may hold anything, so they are bytes; paths that git itself lives in stay refused.
+_LENIENT = ",".join(
+    f"{name}=ignore"
+    for name in (
+        "gitmodulesUrl", "gitmodulesUpdate", "gitmodulesName", "gitmodulesPath", "gitmodulesParse",
+        "gitmodulesBlob", "gitmodulesLarge", "gitmodulesMissing", "gitmodulesSymlink", "gitattributesLineLength",
+        "gitattributesLarge", "gitattributesMissing", "gitattributesBlob",
+    )
+)  # fmt: skip
+
+
+def _index(git: Git, path: Path, strict: str) -> bytes:
+    try:
+        return git.run("index-pack", "--stdin", strict, "--threads=1", stdin=path)
+    except GitFailed as problem:
+        if "Unhandled message id" not in problem.said or strict == "--strict":
+            raise
+        return _index(git, path, "--strict")  # an older git, which checks less
