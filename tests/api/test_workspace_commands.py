@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -242,10 +243,15 @@ def test_a_branch_leaves_the_checkout_alone(theirs: Path, machine: Callable[[Edi
     assert "checked out" in flakes("apply", key, "--branch", "result", code=2)[1]
 
 
+@pytest.mark.parametrize(
+    ("forge", "program", "asks"),
+    [("gitlab", "glab", "mr create --source-branch"), ("github", "gh", "pr create --head")],
+)
 def test_publish_pushes_and_never_forces(
-    theirs: Path, tmp_path: Path, machine: Callable[[Edit], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remote = tmp_path / "gitlab.git"
+    theirs: Path, tmp_path: Path, machine: Callable[[Edit], str], monkeypatch: pytest.MonkeyPatch,
+    forge: str, program: str, asks: str,
+) -> None:  # fmt: skip
+    remote = tmp_path / f"{forge}.git"
     git(tmp_path, "init", "--quiet", "--bare", str(remote))
     key = machine(edit)
     assert "no remote" in flakes("publish", key, code=2)[1]
@@ -254,12 +260,19 @@ def test_publish_pushes_and_never_forces(
     hook.write_text("#!/bin/sh\ntouch hooked\n")
     hook.chmod(0o755)
     programs = tmp_path / "programs"
-    write(programs, glab='#!/bin/sh\necho "$@" > ../asked\n')
-    (programs / "glab").chmod(0o755)
+    write(programs, **{program: "#!/bin/sh\nexit 1\n"})
+    (programs / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    told = flakes("publish", key, "--pr")[1]
+    assert f"open a pull request: {program} {asks} flakes/{key}" in told, "it did not open one itself"
+    (programs / program).write_text('#!/bin/sh\necho "$@" > ../asked\n')
     facts = said("publish", key, "--pr")
     assert (facts["branch"], facts["pullRequestOpened"]) == (f"flakes/{key}", True)
-    assert (tmp_path / "asked").read_text().startswith(f"mr create --source-branch flakes/{key}")
+    assert (tmp_path / "asked").read_text().startswith(f"{asks} flakes/{key} --title ")
+    words = git(remote, "log", "-1", "--format=%B", f"flakes/{key}").splitlines()
+    assert f"Flakes-Run: {key}" in words
+    assert f"Flakes-Workspace: {facts['workspaceId']}" in words
+    assert any(word.startswith("Flakes-Run-Id: run_") for word in words)
     assert git(remote, "rev-parse", f"flakes/{key}") == facts["branchCommit"]
     assert not (theirs / "hooked").exists()
     assert said("publish", key)["branchCommit"] == facts["branchCommit"], "again"
@@ -292,6 +305,93 @@ def test_what_several_tasks_changed_is_the_run_s_as_soon_as_it_is_brought_in(
     flakes("apply", f"{key}/b", "--branch", "of-b")
     assert git(theirs, "diff", "--name-only", "HEAD", "of-b").split() == ["b.txt", "more.txt"]
     assert flakes("diff", key, "--name-only")[0].splitlines()[0] == "a.txt"
+
+
+def test_what_earlier_attempts_failed_and_cancelled_ones_left_is_taken_too(
+    api: Api, theirs: Path, tmp_path: Path
+) -> None:
+    own, who = adapter(), api.sandbox()
+    with sandbox(api, who, adapters=[own]) as peer:
+        there = Machine(api, peer, who[1], tmp_path / "machine")
+        key, _ = begun(own)
+        given = peer.start()
+        part = there.work(given, lambda root: write(root, part_txt="p\n"))
+        first = there.work(given, lambda root: write(root, one_txt="1\n", part_txt="p\n"))
+        peer.finish(given.assignment_id, "failed")
+        assert flakes("diff", f"{key}/task", "--name-only")[0] == "one.txt\npart.txt\n", "of a failed one"
+        api.post(f"/v1/tasks/{given.task_id}/retry").ok()
+        again = peer.start()
+        second = there.work(again, lambda root: write(root, two_txt="2\n"))
+        api.post(f"/v1/tasks/{given.task_id}/cancel", {}).ok(202)
+        peer.finish(again.assignment_id, "cancelled")
+    out, err = flakes("diff", f"{key}/task", "--name-only")
+    assert out == "two.txt\n", "of a cancelled one, and the last"
+    assert f"{first} (attempt 1)" in err
+    assert f"{part} (attempt 1)" in err
+    assert flakes("diff", key, "--name-only")[0] == "two.txt\n"
+    assert said("diff", f"{key}/task")["others"][0]["workspaceId"] == first
+    assert flakes("diff", f"{key}/task", "--attempt", "1", "--name-only")[0] == "one.txt\npart.txt\n"
+    assert flakes("diff", key, "--candidate", part, "--name-only")[0] == "part.txt\n"
+    assert f"{second} (attempt 2)" in flakes("diff", key, "--candidate", part)[1]
+    refused = flakes("diff", f"{key}/task", "--attempt", "9", code=2)[1]
+    assert "left nothing as attempt 9" in refused
+    assert f"{first} (attempt 1)" in refused
+    assert "--attempt is about one task" in flakes("diff", key, "--attempt", "1", code=2)[1]
+    began = api.get(f"/v1/runs/{key}").ok()["workspaceId"]
+    assert "not what a task of the run" in flakes("diff", key, "--candidate", began, code=2)[1]
+    assert flakes("apply", f"{key}/task", "--candidate", first)[0] == "A one.txt\nA part.txt\n"
+    assert not (theirs / "two.txt").exists()
+
+
+def _link_on_the_way(root: Path) -> None:
+    (root / "elsewhere").mkdir()
+    (root / ".git/info/exclude").write_text("new\nelsewhere\n")
+    (root / "new").symlink_to("elsewhere")
+
+
+REFUSALS = {
+    "changed here since": (lambda root: write(root, a_txt="mine\n"), [], "apply_would_overwrite"),
+    "new here too": (lambda root: write(root, data_bin="mine\n"), [], "apply_would_overwrite"),
+    "a directory in its place": (lambda root: write(root, data_bin__x="x"), [], "apply_would_overwrite"),
+    "behind a link": (_link_on_the_way, [], "workspace_path_refused"),
+    "a branch of somebody": (lambda root: git(root, "branch", "theirs"), ["--branch", "theirs"], "apply_would_overwrite"),
+    "what is checked out": (lambda root: None, ["--branch", "main"], "apply_would_overwrite"),
+    "no name for a branch": (lambda root: None, ["--branch", "a..b"], "workspace_none"),
+    "a history without its beginning": (
+        lambda root: [shutil.rmtree(root / ".git"), git(root, "init", "--quiet")], ["--branch", "b"], "workspace_unrelated",
+    ),
+    "no repository": (lambda root: shutil.rmtree(root / ".git"), ["--branch", "b"], "workspace_none"),
+    "no such run": (lambda root: None, ["--run", "none"], "not_found"),
+    "no such task": (lambda root: None, ["--run", "KEY/none"], "not_found"),
+    "no git": (lambda root: None, ["--path", "nowhere"], "git_missing"),
+}  # fmt: skip
+
+
+def test_what_apply_refuses_says_why_and_what_to_do_and_changes_nothing(
+    theirs: Path, tmp_path: Path, machine: Callable[[Edit], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = machine(edit)
+    for name_, (prepare, words, code) in REFUSALS.items():
+        place = tmp_path / name_
+        shutil.copytree(theirs, place, symlinks=True)
+        prepare(place)
+        monkeypatch.chdir(place)
+        given, asked = list(words), key
+        with monkeypatch.context() as patched:
+            if given[:1] == ["--run"]:
+                asked, given = given[1].replace("KEY", key), []
+            elif given[:1] == ["--path"]:
+                patched.setenv("PATH", str(tmp_path / "nowhere"))
+                given = []
+            before = fingerprint(place)
+            refused = json.loads(flakes("apply", asked, *given, "--json", code=2)[1])
+        assert refused["error"] == code, (name_, refused)
+        assert refused["message"], name_
+        assert refused["fix"], name_
+        after = fingerprint(place)
+        assert {k: v for k, v in after.items() if "/objects/" not in k} == {
+            k: v for k, v in before.items() if "/objects/" not in k
+        }, name_
 
 
 TRAPS = """\

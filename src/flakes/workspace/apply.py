@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,9 @@ def carry_out(planned: Plan) -> None:
             "change them by hand",
             unfit,
         )
+    gone = {change.path for change in planned.changes if change.kind == "removed"}
+    for change in planned.changes:
+        _refuse_link(root, change.path, gone)
     with tempfile.TemporaryDirectory(prefix=".flakes-apply-", dir=root) as scratch:
         staged: list[tuple[Change, Path]] = []
         for number, change in enumerate(c for c in planned.changes if c.kind != "removed"):
@@ -123,14 +126,18 @@ def _write(path: Path, change: Change, content: bytes) -> None:
 
 def _place(root: Path, path: str) -> Path:
     """Where the path lies; refused when a directory on the way is a link, which could lead anywhere."""
-    place = root
-    for segment in path.split("/")[:-1]:
-        place = place / segment
-        if place.is_symlink():
-            raise WorkspaceError(
-                "workspace_path_refused", f"{path!r} lies behind the link {segment!r}", "", [path]
-            )
+    _refuse_link(root, path, ())
     return root / path
+
+
+def _refuse_link(root: Path, path: str, gone: Collection[str]) -> None:
+    """Refuse a path behind a link, but for links that are `gone` before it is written."""
+    for parent in _directories(path):
+        if parent not in gone and (root / parent).is_symlink():
+            raise WorkspaceError(
+                "workspace_path_refused", f"{path!r} lies behind the link {parent!r}",
+                "remove the link, or take the result as a branch with --branch NAME", [path],
+            )  # fmt: skip
 
 
 def _remove(root: Path, path: str) -> None:

@@ -43,6 +43,7 @@ export const SENTENCES = {
   "workpad.updated": ["SAVED", (d) => `Version ${d.version} of the workpad was saved by ${d.author?.kind === "assignment" ? "the task" : "a person"}`],
   "files.reserved": ["SAVED", (d) => `It reserved ${d.count === 1 ? d.selectors?.[0]?.path ?? "a path" : `${d.count} paths`}`],
   "files.released": ["SAVED", (d) => `It gave up ${d.count} ${d.count === 1 ? "reservation" : "reservations"}`],
+  "workspace.overlap": ["WAITING", (d) => `It changes files that ${d.otherTaskKey} ${d.how === "reserved" ? "has reserved" : "changes too"}: ${d.paths?.slice(0, 3).join(", ")}${d.count > 3 ? ` and ${d.count - 3} more` : ""}`],
   "workspace.created": ["CREATED", (d) => `Its files were stored${d.changes != null ? `, ${d.changes} changed` : ""}`],
   "workspace.promoted": ["SUCCEEDED", (d) => `The ref ${d.ref} was moved to version ${d.version}`],
   "workspace.candidate_conflict": ["conflict", (d) => `Its changes do not merge with what is selected: ${(d.paths ?? []).slice(0, 3).join(", ")}${d.count > 3 ? ` and ${d.count - 3} more` : ""}${d.resolverTaskId ? "; a task resolves that" : ""}`],
