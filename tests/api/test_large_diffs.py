@@ -7,13 +7,13 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from api.caller import Api
 from api.plane import Server
-from api.routes import artifact_of
 from e2e.stage import say
 from flakes.core.limits import WORKSPACE_DIFF_PAGE_BYTES_MAX
 from flakes.workspace.capture import capture
@@ -89,7 +89,7 @@ def test_large_diffs_are_paged_in_bounded_memory(server: Server, tmp_path: Path)
             file.write(os.urandom(MIB))
     (place / "odd\udcff\n.txt").write_bytes(b"\xff\xfe not UTF-8\n" * 3)
     changed, _, _ = handle(api, git, place, base)
-    seen: dict[str, dict[str, object]] = {}
+    seen: dict[str, dict[str, Any]] = {}
     cursor, times, sizes = None, [], []
     with Memory(server.pid) as memory:
         while True:

@@ -31,7 +31,7 @@ def test_many_compare_at_once_while_packs_are_evicted(server: Server, api: Api) 
 
     with ThreadPoolExecutor(8) as pool:
         for which, paths, patches in pool.map(compared, range(40)):
-            assert paths == sorted(["a.txt", f"only-{which}"] + [f"only-{which - 1}"])
+            assert paths == sorted(["a.txt", f"only-{which}", f"only-{which - 1}"])
             assert f"+{which}\n" in patches[0]
     wait_until(lambda: not list((server.directory / "workspaces").glob("at-work-*")))
 
@@ -41,7 +41,8 @@ def test_what_a_killed_process_left_goes(server: Server, api: Api) -> None:
     left, fresh = root / "at-work-left", root / "at-work-fresh"
     for place in (left, fresh):
         (place / "objects.git").mkdir(parents=True)
-    os.utime(left, (time.time() - 7_200,) * 2)
+    old = time.time() - 7_200
+    os.utime(left, (old, old))
     one, other = diffed(api, {"a": os.urandom(50)}, {"a": os.urandom(50)})
     try:
         assert api.get(f"/v1/workspaces/{other}/diff", base=one).ok()["fileCount"] == 1
