@@ -107,6 +107,17 @@ def test_tasks_in_each_other_s_way_are_told_of_while_they_run(session: Stage) ->
     (conflict,) = found["predictedConflicts"]
     assert (conflict["paths"], conflict.get("withTaskKey")) == (["both.txt"], None)
     assert "do not merge with what is selected: both.txt" in session.flakes("diff", "meeting", cwd=root).ok().err
+    # What is not in the result is told without being asked for, with the way to take it.
+    ended = session.flakes("watch", "meeting").ok().err
+    listed = session.flakes("inspect", "meeting").ok()
+    (line,) = (line for line in ended.splitlines() if "not in the result" in line)
+    (outside,) = {"left", "right"} & set(line.split())
+    assert f"take it: flakes apply meeting/{outside} --3way" in ended
+    assert f"look at it: flakes diff meeting/{outside};" in listed.err
+    rows = (row.split() for row in listed.out.splitlines() if " ws_" in row)
+    states = {row[2]: row[1] for row in rows if len(row) > 3}
+    assert states[outside] == "conflict"
+
 
 
 def with_signal(pid: int) -> None:

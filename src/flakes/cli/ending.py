@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from flakes.cli.output import Output
 from flakes.cli.render import outcome
+from flakes.cli.render.files import say_outside
 from flakes.cli.render.parts import dim
 from flakes.wire.errors import ApiError
 from flakes.wire.runs import Run
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 TAIL_LINES = 10
 REQUESTS_AT_ONCE = 8
+FILES_MAX = 200
+"""Handles of a run that are looked through for what is not in its result."""
 
 
 async def show(
@@ -60,15 +63,17 @@ async def show(
         outcome.show_failure(output, task, error, tail)
         outcome.show_warnings(output, result)
     outcome.show_end(output, run, shown, tasks)
-    if await _has_changes(client, run):
-        output.talk(dim(f"  changed files: flakes diff {run.run_key}; take them: flakes apply {run.run_key}"))
+    await _say_files(client, output, run)
 
 
-async def _has_changes(client: Client, run: Run) -> bool:
-    """Whether any task of a run that began from files left some."""
+async def _say_files(client: Client, output: Output, run: Run) -> None:
+    """How to get at what the tasks of a run that began from files left."""
     if run.workspace_id is None:
-        return False
-    return bool((await client.run_workspaces(run.run_id, limit=1)).workspaces)
+        return
+    page = await client.run_workspaces(run.run_id, limit=FILES_MAX)
+    if page.workspaces:
+        output.talk(dim(f"  changed files: flakes diff {run.run_key}; take them: flakes apply {run.run_key}"))
+        say_outside(output, run.run_key, page.merges)
 
 
 async def _result(client: Client, gate: asyncio.Semaphore, task: Task) -> TaskResult | None:

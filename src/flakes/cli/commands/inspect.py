@@ -37,10 +37,12 @@ async def inspect(client: Client, output: Output, what: str, is_task: bool, expl
         await _task(client, output, what, explain)
         return
     from flakes.cli.render.detail import show_run, show_still
+    from flakes.cli.render.files import show_files
 
     run = await client.get_run(what)
     tasks = await client.all_tasks(run.run_id)
     usage = (await client.run_metrics(run.run_id)).usage
+    files = await client.run_workspaces(run.run_id, limit=PAGE) if run.workspace_id else None
     explained: list[TaskExplained] = []
     cursor = None
     while explain:
@@ -50,10 +52,14 @@ async def inspect(client: Client, output: Output, what: str, is_task: bool, expl
         if cursor is None:
             break
     if output.as_json:
-        found = {"run": run, "tasks": tasks, "usage": usage}
+        found: dict[str, object] = {"run": run, "tasks": tasks, "usage": usage}
+        if files is not None:
+            found["files"] = files
         output.data(found | ({"explained": explained} if explain else {}))
         return
     show_run(output, run, tasks, usage)
+    if files is not None:
+        show_files(output, run.run_key, files)
     if explain:
         show_still(output, run, explained, SHOWN_MAX)
 
