@@ -201,3 +201,96 @@ def test_drafts_are_compared_and_the_best_comes_home(session: Stage) -> None:
     session.flakes("apply", "noted", cwd=root).ok()
     assert (root / "notes.md").read_text() == f"notes by {draft.task_key}\n"
     assert (root / "keep.md").read_text() == "kept\n"
+
+
+CHANGING = HEAD + '''
+@define_harness(VERSIONED)
+async def main(ctx):
+    first = await ctx.command("echo first", key="first")
+    # Here a change comes.
+    go = await ctx.signal("go")
+    last = await ctx.command("echo last", key="last")
+    return ctx.succeeded(said=[first.text, last.text])
+'''
+CHANGE = '    if ctx.patched("lint"):\n        await ctx.command("echo lint", key="lint")\n'
+
+
+def rewritten(session: Stage, key: str, text: str) -> None:
+    """Give a task another text, behind everybody's back: it cannot be changed otherwise."""
+    with session.database() as conn:
+        changed = conn.execute(
+            "update task_payloads p set definition = jsonb_set(p.definition::jsonb, '{input,source}', to_jsonb(%s::text))::json"
+            " from tasks t join runs r using (run_id) where t.task_id = p.task_id and t.task_key = 'plan' and r.run_key = %s",
+            [text, key],
+        )  # fmt: skip
+        assert changed.rowcount == 1
+
+
+def waiting(session: Stage, key: str) -> str:
+    """The harness's task id, once it waits and its process has ended."""
+    with session.client() as client:
+        task_id = client.task_id(f"{key}/plan")
+        until(lambda: client.get_task(task_id).status == "WAITING", 90, f"{key} to wait")
+    return task_id
+
+
+def entry(session: Stage, task_id: str, change: str) -> None:
+    with session.database() as conn:
+        assert conn.execute(f"{change} and task_id = %s", [task_id]).rowcount == 1
+
+
+def test_a_changed_module_is_refused_and_goes_on_with_its_own_text_again(session: Stage) -> None:
+    text = CHANGING.replace("VERSIONED", "versioned=False")
+    submit(session, "changed", text)
+    task_id = waiting(session, "changed")
+    rewritten(session, "changed", text.replace("    # Here a change comes.\n", '    await ctx.command("echo new", key="new")\n'))
+    session.flakes("tasks", "signal", "changed/plan", "go").ok()
+    found = result(session, "changed")
+    assert found.error is not None
+    assert found.error.code == "harness_changed"
+    assert found.error.details["fix"]
+    with session.client() as client:
+        assert {each.task_key for each in client.all_tasks("changed")} == {"plan", "first"}, "nothing was done"
+    rewritten(session, "changed", text)
+    session.flakes("tasks", "retry", "changed/plan").ok()
+    with session.client() as client:
+        until(lambda: client.get_task(task_id).status == "SUCCEEDED", 90, "it to go on")
+        assert json.loads(client.result(task_id).outputs["result"].text or "null") == {"said": ["first", "last"]}
+        assert {each.task_key for each in client.all_tasks("changed")} == {"plan", "first", "last"}
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_a_versioned_module_does_what_is_new_only_behind_what_was_done(session: Stage, behind: bool) -> None:
+    key = "patched-behind" if behind else "patched-before"
+    text = CHANGING.replace("VERSIONED", "versioned=True")
+    submit(session, key, text)
+    waiting(session, key)
+    place = '    last = await' if behind else '    first = await'
+    rewritten(session, key, text.replace(place, CHANGE + place))
+    session.flakes("tasks", "signal", f"{key}/plan", "go").ok()
+    assert data(session, key) == {"said": ["first", "last"]}
+    with session.client() as client:
+        keys = {each.task_key for each in client.all_tasks(key)}
+    assert keys == {"plan", "first", "last"} | ({"lint"} if behind else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "code"),
+    [
+        ("cut", "update harness_journals set body = left(body, 12) where position = 1", "journal_unreadable"),
+        ("gone", "delete from harness_journals where position = 1", "journal_unreadable"),
+        ("other", "update harness_journals set body = replace(body, '\"kind\": \"spawn\"', '\"kind\": \"call\"') where position = 1",
+         "harness_diverged"),
+    ],
+)  # fmt: skip
+def test_a_damaged_journal_is_an_error_and_nothing_is_done(session: Stage, name: str, change: str, code: str) -> None:
+    key = f"damaged-{name}"
+    submit(session, key, CHANGING.replace("VERSIONED", "versioned=False"))
+    entry(session, waiting(session, key), change)
+    session.flakes("tasks", "signal", f"{key}/plan", "go").ok()
+    found = result(session, key)
+    assert found.error is not None
+    assert found.error.code == code, found.error
+    assert found.error.details["fix"]
+    with session.client() as client:
+        assert {each.task_key for each in client.all_tasks(key)} == {"plan", "first"}

@@ -89,3 +89,77 @@ def test_the_documents_are_its_own(http: httpx2.Client) -> None:
     assert {page["path"] for page in listed} >= {"guide/console", "guide/getting-started", "reference/cli"}
     for page in listed:
         assert "<h1" in http.get(f"/v1/docs/{page['path']}").raise_for_status().json()["html"], page
+
+
+TYPED = '''
+from dataclasses import dataclass
+from typing import Any, TypedDict, assert_type
+
+from flakes.harness import Child, Context, Outcome, Result, Round, RoundResult, define_harness
+
+
+@dataclass
+class Verdict:
+    winner: int
+
+
+class Review(TypedDict):
+    problems: list[str]
+
+
+class Model:
+    """As models of pydantic look to whoever reads them."""
+
+    score: float
+
+    @classmethod
+    def model_validate(cls, value: Any) -> "Model": ...
+    @classmethod
+    def model_json_schema(cls) -> dict[str, Any]: ...
+
+
+@define_harness(args=Verdict)
+async def main(ctx: Context[Verdict]) -> Outcome:
+    assert_type(ctx.args.winner, int)
+    child = ctx.agent("x", output=Verdict)
+    assert_type(child, Child[Verdict])
+    best = await child
+    assert_type(best, Result[Verdict])
+    assert_type(best.data.winner, int)
+    assert_type((await ctx.agent("x", output=Review)).data["problems"], list[str])
+    assert_type((await ctx.agent("x", output=Model)).data.score, float)
+    assert_type((await ctx.command("x", output=str)).data, str)
+    assert_type((await ctx.agent("x", output=ctx.output.json(Verdict, required=False))).data, Verdict)
+    assert_type((await ctx.agent("x")).data, None)
+    assert_type(await ctx.all(ctx.agent("x", output=Verdict) for _ in range(3)), list[Result[Verdict]])
+    assert_type(await ctx.any(ctx.agent("x", output=str)), Result[str])
+    live = ctx.agent("x", live=True)
+    assert_type(ctx.live_tasks.send(live, "y", output=Verdict), Round[Verdict])
+    assert_type(await ctx.live_tasks.send(live, "y", output=Verdict), RoundResult[Verdict])
+    assert_type(best.json(Review)["problems"], list[str])
+    assert_type(await ctx.outputs.read_json(best, "result", Verdict), Verdict)
+    async with ctx.group("g") as group:
+        assert_type(group.agent("x", output=Verdict), Child[Verdict])
+    assert_type(best.workspace(), str)
+    return ctx.succeeded(winner=best.data.winner)
+'''
+
+
+def test_harnesses_are_typed_for_whoever_installs_it(python: Path, tmp_path: Path) -> None:
+    """Templates, the guide's examples, and what is inferred of outputs: by a type checker, from the wheel alone."""
+    checker = Path(sys.executable).with_name("basedpyright")
+    if not checker.exists():
+        pytest.skip("there is no basedpyright beside this Python")
+    (tmp_path / "typed.py").write_text(TYPED)
+    guide = (CHECKOUT / "docs" / "guide" / "harnesses.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    for number, text in enumerate(examples):
+        (tmp_path / f"example_{number}.py").write_text(text)
+    for path in (python.parents[1]).glob("lib/python*/site-packages/flakes/harness/templates/*.py"):
+        (tmp_path / path.name).write_text(path.read_text())
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard", "include": ["."]}')
+    ran = subprocess.run([str(checker), "--outputjson", "--pythonpath", str(python), "-p", str(tmp_path)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    found = msgspec.json.decode(ran.stdout)
+    assert found["summary"]["filesAnalyzed"] >= len(examples) + 13
+    wrong = [f"{Path(each['file']).name}:{each['range']['start']['line'] + 1}: {each['message']}" for each in found["generalDiagnostics"] if each["severity"] == "error"]
+    assert wrong == []

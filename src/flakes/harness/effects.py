@@ -21,6 +21,7 @@ class Effect:
     request: dict[str, Any]
     what: str
     turn: int
+    at: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
     settled: bool = False
     performed: bool = False

@@ -57,6 +57,8 @@ class Replay:
         self._last_ms = 0
         self._fatal: Exception | None = None
         self._patches: dict[str, bool] = {}
+        self.waits_at = ""
+        """``file.py:12``: where the first thing was begun that the module waits for."""
         self.yielded = False
         self.ended = False
 
@@ -113,7 +115,7 @@ class Replay:
         if extra is not None and not self.journal.replaying:
             entry["extra"] = extra()
         met = self._checked(lambda: self.journal.meet(entry, ("id", "kind", "digest", "turn")))
-        effect = Effect(len(self._effects), kind, request, what, self._turn, met.get("extra") or {})
+        effect = Effect(len(self._effects), kind, request, what, self._turn, entry["at"], met.get("extra") or {})
         self._effects.append(effect)
         self._open[effect.id] = effect
         return effect
@@ -307,6 +309,7 @@ class Replay:
                 "await an effect of `ctx`, or a task or future that another task of the module completes",
             )  # fmt: skip
         self.journal.flush()
+        self.waits_at = waits[0].at
         conditions = [Condition(each.id, each.kind, self._about(each), self.earlier.name(each.id)) for each in waits]  # pyright: ignore[reportArgumentType]
         settled = self.engine.wait(conditions, self._hold_s)
         self._came = [_Came([self._open[each.id]], [each.value], each.error) for each in settled]

@@ -16,6 +16,8 @@ from flakes.harness.loading import Source, load
 from flakes.harness.replay import Replay
 from flakes.harness.surroundings import Task
 
+FAILED_FIX = "see its log; when the cause is gone, `flakes tasks retry` takes what succeeded as it is"
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -71,7 +73,7 @@ def run(given: Given, engine: Engine) -> Ended:
         replay.finish(outcome.status, outcome.data)
         error = None
         if outcome.status == "failed":
-            error = HarnessError("harness_failed", outcome.message, "", **outcome.data)
+            error = HarnessError("harness_failed", outcome.message, FAILED_FIX, **outcome.data)
         return Ended(outcome.status, outcome, error, "", replay.journal.length, context.budget.children)
     except EngineGone:
         raise
@@ -105,6 +107,7 @@ def _failed(replay: Replay | None, error: HarnessError, at: str) -> Ended:
             replay.finish("failed", error.body())
         except HarnessError as diverged:
             error = diverged
+    at = at or (replay.waits_at if replay is not None and error.code == "harness_stuck" else "")
     return Ended("failed", None, error, at, replay.journal.length if replay else 0)
 
 

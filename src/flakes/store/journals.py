@@ -31,7 +31,7 @@ _ADD = Query("""
         %(positions)s::integer[], %(bodies)s::text[], %(digests)s::text[], %(sizes)s::integer[]) as u""")
 
 _PAGE = Query("""
-    select body, digest, size_bytes from (
+    select body, digest, size_bytes, position from (
         select position, body, digest, size_bytes,
                sum(size_bytes) over (order by position) - size_bytes as before
         from (
@@ -93,9 +93,11 @@ async def append(conn: Connection, task_id: str, at: int, entries: Sequence[Stor
 
 
 async def page(conn: Connection, task_id: str, after: int) -> tuple[list[Stored], bool]:
-    """Entries from a position on, as many as fit into an answer, and whether there are more."""
+    """Entries from a position on, as many as fit into an answer, and whether there are more. Where one is missing
+    it ends, and says that there are more: nobody goes on with a part."""
     found = await rows(conn, _PAGE, {
         "task_id": task_id, "after": after, "limit": PAGE_ENTRIES, "size_bytes": PAGE_BYTES,
     })  # fmt: skip
+    found = [each for place, each in enumerate(found, after) if each[3] == place]
     length = await row(conn, _LENGTH, {"task_id": task_id})
-    return [Stored(*fields) for fields in found], after + len(found) < (length[0] if length else 0)
+    return [Stored(*fields[:3]) for fields in found], after + len(found) < (length[0] if length else 0)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, Final
 
 from flakes.core.keys import is_key, key_from
+from flakes.core.suggestion import did_you_mean
 from flakes.harness.checking.finding import Finding
 from flakes.harness.definition import Defaults
 from flakes.harness.groups import JOINS
 from flakes.harness.loading import import_refused, may_import
+from flakes.harness.spawning import Options
 
+CHILDREN: Final = ("agent", "command")
 AWAITED: Final = frozenset({"all", "any", "quorum", "sleep", "signal", "cancel"})
 """Methods of the context that do nothing until they are awaited."""
 CALLS: Final[dict[str, str]] = {
@@ -151,6 +155,16 @@ class _Rules:
             yield from self._keys(call, method)
         if method == "agent":
             yield from self._adapter(call)
+        if self._begins(call):
+            yield from _options(call)
+
+    def _begins(self, call: ast.Call) -> bool:
+        """Whether it begins a child: by the context, or by a group that the context made just there."""
+        if self._method(call) in CHILDREN:
+            return True
+        function = call.func
+        inner = function.value if isinstance(function, ast.Attribute) and function.attr in CHILDREN else None
+        return isinstance(inner, ast.Call) and self._method(inner) == "group"
 
     def _keys(self, call: ast.Call, method: str) -> Iterator[Finding]:
         given = _keyword(call, "key")
@@ -223,6 +237,13 @@ def _is_set(node: ast.expr) -> bool:
     if isinstance(node, (ast.Set, ast.SetComp)):
         return True
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("set", "frozenset")
+
+
+def _options(call: ast.Call) -> Iterator[Finding]:
+    known = {*(each.name for each in fields(Options)), "title"}
+    for each in call.keywords:
+        if each.arg is not None and each.arg not in known:
+            yield _at(each, "child_invalid", f"a child has no `{each.arg}`", did_you_mean(each.arg, known) or f"one of {', '.join(sorted(known))}")
 
 
 def _keyword(call: ast.Call, name: str) -> ast.expr | None:
