@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ import pytest
 from e2e.stage import Stage, seeded, until
 from flakes.harness.starting import TEMPLATES
 from flakes.wire.errors import ApiError
+from models.scripted import ScriptedModel
 
 pytestmark = pytest.mark.timeout(240)
 
 AGENT = Path(__file__).with_name("scripted_agent.py")
+EXAMPLE = Path(__file__).parents[1] / "agents" / "example_agent.py"
 EXPECTED: dict[str, tuple[dict[str, str], dict[str, Any], int]] = {
     "paper": ({"rounds": "1", "judges": "2"}, {"paper": "Merge 1", "converged": False}, 6),
     "review-revise": ({"task": "Write"}, {"text": "Revise 1", "rounds": 2, "approved": True}, 4),
@@ -268,3 +272,72 @@ async def main(ctx):
     (session.scratch / "outside.go").touch()
     assert data(session, "outside") == {"note": "# Found\n", "empty": "", "quick": ["quick"], "code": "grant_required"}
     assert status("stays") == "SUCCEEDED"
+
+
+@contextlib.contextmanager
+def example_agent(session: Stage, model: ScriptedModel) -> Iterator[None]:
+    """A sandbox of the session's server, started by hand, with a small agent that speaks ACP."""
+    with session.client() as client:
+        made = client.post_sandbox("example agent")
+    directory = session.scratch / "example"
+    directory.mkdir()
+    credential = directory / "credential"
+    credential.touch(0o600)
+    credential.write_text(made.raw_credential)
+    config = directory / "sandbox.toml"
+    config.write_text(
+        f'controlPlaneUrl = "{session.record().server}"\nsandboxId = "{made.sandbox.sandbox_id}"\n'
+        f'credentialFile = "{credential}"\nstateDir = "{directory}/state"\nadapters = ["acp"]\nmaxConcurrency = 2\n'
+        f'[agent]\ncommand = ["{sys.executable}", "{EXAMPLE}"]\n[env]\nEXAMPLE_MODEL = "{model.url}/v1"\n'
+    )
+    with (directory / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "flakes.sandbox", "--config", str(config)], stdout=log, stderr=log, env=session.env
+        )
+        try:
+            yield
+        finally:
+            daemon.terminate()
+            daemon.wait(30)
+
+
+def test_an_agent_takes_prompts_one_after_the_other_in_one_conversation(session: Stage) -> None:
+    """Each prompt is a turn; between them the agent's process is gone, its conversation is not."""
+    with ScriptedModel() as model, example_agent(session, model):
+        model.scripts["WRITEFIRST"] = [
+            {"sh": "echo '{\"version\": 1}' > $FLAKES_OUTPUTS/result"}, {"say": "first is done"},
+        ]  # fmt: skip
+        model.scripts["WRITESECOND"] = [{"sh": "echo two > $FLAKES_OUTPUTS/result"}, {"say": "second is done"}]
+        submit(session, "prompts", """
+from dataclasses import dataclass
+
+@dataclass
+class Notes:
+    version: int
+
+@define_harness
+async def main(ctx):
+    writer = ctx.agent("You write release notes", key="writer", adapter="acp", live=True)
+    first = await ctx.live_tasks.send(writer, "WRITEFIRST", output=Notes)
+    await ctx.signal("go")
+    second = await ctx.live_tasks.send(writer, "WRITESECOND", output=str)
+    await ctx.live_tasks.finish(writer)
+    end = await writer
+    return ctx.succeeded(first=first.data.version, text=first.text, second=second.data.strip(), end=end.status)
+""")
+        with session.client() as client:
+            until(
+                lambda: any(each.task_key == "writer" and each.status == "WAITING" for each in client.all_tasks("prompts")),
+                90, "the agent to wait for its next prompt",
+            )  # fmt: skip
+            session.flakes("tasks", "signal", "prompts/plan", "go").ok()
+            assert data(session, "prompts") == {
+                "first": 1, "text": "first is done", "second": "two", "end": "SUCCEEDED",
+            }  # fmt: skip
+            attempts = client.get_task(client.task_id("prompts/writer")).attempts
+        assert [each.state for each in attempts] == ["yielded", "succeeded"]
+        last = next(one for one in reversed(model.requests("WRITESECOND")) if one.tools)
+    said = [text for _, text in last.turns]
+    assert any("You write release notes" in text and "WRITEFIRST" in text for text in said)
+    assert any("first is done" in text for text in said), "the second prompt was said into the same conversation"
+    assert any("valid by this JSON Schema" in text for text in said)

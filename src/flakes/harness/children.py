@@ -47,7 +47,7 @@ class Left(Generic[T]):
         content = self._content(key)
         spec = self._specs.get(key)
         kind = self._body["outputs"][key]["kind"]
-        if kind != "json":
+        if kind != "json" and (spec is None or spec.kind != "json"):
             return content
         value = _parsed(key, content)
         return value if spec is None or spec.kind != "json" else converted(value, spec.kind_of)
@@ -144,6 +144,7 @@ class Child(Generic[T]):
         self.specs = specs
         self.live = live
         self.rounds = 0
+        self.is_agent = False
         self._end: Effect | None = None
         self._result: Result[T] | None = None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flakes.core.keys import is_key, key_from
 from flakes.harness.children import Child, Left
-from flakes.harness.declaring import PRIMARY, spec_of
+from flakes.harness.declaring import PRIMARY, OutputSpec, spec_of
 from flakes.harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -78,11 +79,14 @@ class LiveTasks:
         number = self._replay.earlier.number
         key = key or f"round-{child.rounds}"
         key = key if number == 1 else f"{key[:58]}-r{number}"
+        spec = spec_of(output)
+        if spec is not None and child.is_agent:
+            prompt = f"{prompt}\n\n{_asked(spec)}"
         body: dict[str, Any] = {"task": child.key, "prompt": prompt, "roundKey": key}
         body |= {"payload": payload} if payload is not None else {}
         request = {"operation": "round.send", "body": body, "named": True}
         sent = self._replay.start("call", request, f"send {child.key}/{key}")
-        return Round(self._replay, child, key, spec_of(output), sent)
+        return Round(self._replay, child, key, spec, sent)
 
     async def finish(self, child: Child[Any]) -> None:
         """No more prompts: the child ends when its rounds are over; await it then."""
@@ -91,3 +95,10 @@ class LiveTasks:
     async def rounds(self, child: Child[Any]) -> list[Mapping[str, Any]]:
         """Its rounds so far, oldest first."""
         return (await self._replay.call("round.list", {"task": child.key}, f"rounds of {child.key}"))["rounds"]
+
+
+def _asked(spec: OutputSpec[Any]) -> str:
+    """What a prompt to an agent says of the file that it has to leave."""
+    schema = spec.definition.get("schema")
+    what = f"JSON, valid by this JSON Schema: `{json.dumps(schema)}`" if schema else "JSON" if spec.kind == "json" else "text"
+    return f"Leave it as the file `$FLAKES_OUTPUTS/{PRIMARY}`: {what}."

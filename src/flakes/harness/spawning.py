@@ -101,7 +101,9 @@ class Spawner:
                     "give defaults with `agent.command`, or begin it with `ctx.command`",
                 )  # fmt: skip
             definition["input"] = {"shell": self._defaults.command}
-        return self._begin(definition, title or _title(prompt), options)
+        child = self._begin(definition, title or _title(prompt), options)
+        child.is_agent = adapter != "command"
+        return child
 
     def command(self, line: str | Sequence[str], title: str | None, options: Options) -> Child[Any]:
         """See `Context.command`."""

@@ -31,6 +31,7 @@ from flakes.sandbox.containment import Containment
 from flakes.sandbox.conversation import Conversation
 from flakes.sandbox.directory import TaskDirectory
 from flakes.sandbox.inbox import Inbox
+from flakes.sandbox.rounds import LiveRounds
 from flakes.sandbox.services import Services
 from flakes.sandbox.sessions import Record
 from flakes.sandbox.tools.mcp import PATH as MCP_PATH
@@ -89,6 +90,8 @@ class Attendance:
                 assignment.assignment_id, self._services.forwarder, shares=assignment.shares_budgets
             ),
             self._problem,
+            LiveRounds(self._tools.perform, self._directory.outputs, definition.declared_outputs)
+            if definition.live_rounds else None,
         )  # fmt: skip
         self._conversation = conversation
 
@@ -163,8 +166,10 @@ class Attendance:
         """What the agent hears first, and where that is from."""
         attempt = self._assignment.attempt
         if self._earlier is not None and session is not None and session == self._earlier.session:
-            if happened := self._assignment.happened:
+            if happened := [each for each in self._assignment.happened if each.kind != "prompt"]:
                 return briefs.woken(happened), "resume"
+            if self._assignment.happened:
+                return "", "resume"  # the prompt itself says it all
             return briefs.resumed(attempt, work_is_here=True), "resume"
         begun = bool(self._assignment.happened or self._assignment.own_workspaces)
         if attempt == 1 and self._earlier is None and not begun:

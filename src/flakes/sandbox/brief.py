@@ -73,6 +73,11 @@ def instructions_of(
             f"Write what the task promises ({names}) into `{env['FLAKES_OUTPUTS']}` (`$FLAKES_OUTPUTS`), one"
             " file each, named exactly so. The task fails when a promised file is missing or not valid."
         )
+    if definition.live_rounds:
+        parts.append(
+            "You stay up for several prompts, which come one after the other. Do what each asks for, leave the files that"
+            f" it asks for in `{env['FLAKES_OUTPUTS']}`, and close it with a short summary; then you hear the next one."
+        )
     if definition.permission_mode == "readOnly":
         parts.append("The task is read-only: you may read, and write those files, and change nothing else.")
     if tools:

@@ -3,7 +3,8 @@
 The first turn is the brief. After a turn that ended well come, in this order: what people sent to be a turn
 of its own, a correction while declared outputs are missing or not valid (a bounded number of them), and
 nothing. A turn that was interrupted goes on with the message that interrupted it, or with the question
-whether a budget that was reached may be extended. "The agent said it is done" and "what it promised is
+whether a budget that was reached may be extended. Of a live task every prompt is a turn, after which its round is
+completed (`rounds`). "The agent said it is done" and "what it promised is
 there" are never the same thing here, and whether the task succeeded is not said here at all.
 
 Knows no agent's wire and no control plane. Everything said either way is in the transcript.
@@ -23,7 +24,9 @@ from flakes.sandbox.asking import Permissions
 from flakes.sandbox.brief import correction, extended, resumed_after_pause
 from flakes.sandbox.budgets import Budget, Hit, SharedBudget
 from flakes.sandbox.inbox import Inbox
+from flakes.sandbox.rounds import LiveRounds
 from flakes.sandbox.transcript import TranscriptSink, agent_usage
+from flakes.wire.rounds import Round
 from flakes.wire.transcripts import AgentUsage
 
 CORRECTIONS_MAX: Final = 2
@@ -46,6 +49,7 @@ class Conversation:
         budget: Budget,
         shared: SharedBudget,
         problem: Problem,
+        live: LiveRounds | None = None,
     ) -> None:
         self._driver = driver
         self._inbox = inbox
@@ -54,6 +58,10 @@ class Conversation:
         self._budget = budget
         self._shared = shared
         self._problem = problem
+        self._live = live
+        self._round: Round | None = None
+        """What the agent was prompted to do, when the task is live."""
+        self._round_pending = False
         self._hit: Hit | None = None
         self._waits = False
         """The turn was interrupted because the control plane does not answer."""
@@ -69,6 +77,12 @@ class Conversation:
         corrections = 0
         if (refused := await self._allowed()) is not None:
             return refused  # others, or earlier attempts, have used it up
+        if self._live is not None:
+            prompt = await self._prompted(self._live)
+            if prompt is None and (self._round_pending or await self._problem() is None):
+                return TurnResult("completed")
+            if prompt is not None:
+                text, source = "\n\n".join(part for part in (text.rstrip(), prompt) if part), "round"
         while True:
             turn = await self._turn(text, op_id, source)
             if turn.status not in ("completed", "interrupted"):
@@ -86,12 +100,30 @@ class Conversation:
                 continue
             if turn.status == "interrupted":
                 return turn
+            if self._live is not None and self._round is not None:
+                await self._live.complete(self._round, turn.text)
+                op_id = f"{self._round.round_id} {op_id}"[:200]
+                prompt = await self._prompted(self._live)
+                if prompt is not None:
+                    text, source, corrections = prompt, "round", 0
+                    continue
+                if self._round_pending:
+                    return turn
             problem = await self._problem()
             if problem is None or corrections == CORRECTIONS_MAX:
                 return turn
             corrections += 1
             text, op_id = correction(problem), f"{op_id} correction {corrections}"
             source = "correction"
+
+    async def _prompted(self, live: LiveRounds) -> str | None:
+        """The next prompt. None when there will be no more, or (`_round_pending`) when there is none yet."""
+        paused_s = time.monotonic()
+        given = await live.next()
+        self._paused_s += time.monotonic() - paused_s
+        self._round = given.round
+        self._round_pending = given.round is None and not given.finishing
+        return None if given.round is None else given.round.prompt
 
     async def _turn(self, text: str, op_id: str, source: str) -> TurnResult:
         about = {"text": text, "source": source, "id": op_id}
