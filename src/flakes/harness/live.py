@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 COMPLETED = "COMPLETED"
+ASKED = f"\n\nLeave it as the file `$FLAKES_OUTPUTS/{PRIMARY}`"
+"""Between a prompt and what its output has to be."""
 
 
 class RoundResult(Left[T]):
@@ -81,7 +83,7 @@ class LiveTasks:
         key = key if number == 1 else f"{key[:58]}-r{number}"
         spec = spec_of(output)
         if spec is not None and child.is_agent:
-            prompt = f"{prompt}\n\n{_asked(spec)}"
+            prompt = f"{prompt}{ASKED}: {_asked(spec)}."
         body: dict[str, Any] = {"task": child.key, "prompt": prompt, "roundKey": key}
         body |= {"payload": payload} if payload is not None else {}
         request = {"operation": "round.send", "body": body, "named": True}
@@ -100,5 +102,4 @@ class LiveTasks:
 def _asked(spec: OutputSpec[Any]) -> str:
     """What a prompt to an agent says of the file that it has to leave."""
     schema = spec.definition.get("schema")
-    what = f"JSON, valid by this JSON Schema: `{json.dumps(schema)}`" if schema else "JSON" if spec.kind == "json" else "text"
-    return f"Leave it as the file `$FLAKES_OUTPUTS/{PRIMARY}`: {what}."
+    return f"JSON, valid by this JSON Schema: `{json.dumps(schema)}`" if schema else "JSON" if spec.kind == "json" else "text"

@@ -17,6 +17,7 @@ from typing import Any, Final
 from flakes.harness.cases import Case, Done, Fixture, FixtureChild
 from flakes.harness.engine import Condition, Entry, Settled
 from flakes.harness.errors import Diverged, HarnessError
+from flakes.harness.live import ASKED
 
 BEGIN_MS: Final = 1_767_225_600_000
 STEP_MS: Final = 1_000
@@ -242,8 +243,9 @@ class FixtureEngine:
     def _round_send(self, body: dict[str, Any]) -> Any:
         child = self._named(body["task"])
         if body["roundKey"] not in child.rounds:
-            does = self._case.round(child.seen, body["prompt"], len(child.rounds))
-            child.rounds[body["roundKey"]] = (body["prompt"], does)
+            said = body["prompt"].partition(ASKED)[0]
+            does = self._case.round(child.seen, said, len(child.rounds))
+            child.rounds[body["roundKey"]] = (said, does)
         return {"roundKey": body["roundKey"], "state": "PROMPTED"}
 
     def _round_finish(self, body: dict[str, Any]) -> Any:
