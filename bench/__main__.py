@@ -10,7 +10,7 @@ import sys
 from bench.measure import emit
 
 NAMES = ("startup", "latency", "contention", "throughput", "idle", "history", "listing", "artifacts", "isolation", "host",
-         "console", "harness", "groups")  # fmt: skip
+         "console", "harness", "workspaces", "groups")  # fmt: skip
 
 
 def main() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -10,6 +12,7 @@ import pytest
 from flakes.core.task import Outcome
 from flakes.wire.sandbox_stream import Assignment, Result
 from flakes.wire.workspaces import OwnWorkspace
+from flakes.workspace.capture import entries
 from sandbox.bwrap import needs_bubblewrap
 from sandbox.conftest import Start
 from sandbox.controlplane import ControlPlane, DaemonProcess, eventually, make, shell
@@ -172,14 +175,31 @@ def test_without_files_a_workspace_output_is_refused(plane: ControlPlane) -> Non
 
 @needs_bubblewrap
 def test_under_bubblewrap_too(own: Start, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """With a task that puts links to what the daemon keeps in the way of whoever stores its files for it."""
     plane, _ = own(isolation={"kind": "bubblewrap"})
-    files = Files(plane, tmp_path, a_txt="a")
-    assignment = files.task("git status --porcelain; echo b > a.txt; git diff --stat | head -1; ls ../../..; flakes workspace commit")
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "a.txt").write_text("only the daemon may read this\n")
+    files = Files(plane, tmp_path, dir__a_txt="a\n", b_txt="b\n")
+    assignment = files.task(f"""
+        git status --porcelain; ls ../../..; echo b > dir/a.txt; flakes workspace diff --name-only
+        cp -r dir real; ln -s {secret} link; ln -s /etc/passwd out; mkfifo pipe
+        flakes workspace commit; echo $?; rm link out pipe; flakes workspace commit > first || exit 3
+        (while true; do rm -rf dir; cp -r real dir; echo $RANDOM > dir/a.txt; rm -rf dir; ln -s {secret} dir; done) 2> /dev/null &
+        for n in 1 2 3 4 5 6; do flakes workspace commit > said 2>&1; echo $n >> b.txt; done
+        kill $!; wait; rm -rf dir; cp -r real dir; rm first said
+    """)
     result = run(plane, assignment)
-    said = plane.text(assignment.assignment_id, "stderr")
-    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 2), said
-    assert any("stored when it has ended" in line for line in said)
-    assert files.stored(assignment) == {"candidate": [("changed", "a.txt")]}
+    assert result.outcome is Outcome.SUCCEEDED, plane.text(assignment.assignment_id, "stderr")
+    assert plane.text(assignment.assignment_id)[-2:] == ["changed\tdir/a.txt", "2"]
+    said = " ".join(plane.text(assignment.assignment_id, "stderr"))
+    assert all(name in said for name in ("'link'", "'out'", "'pipe'")), said
+    stored = [post for post, _ in plane.stored[assignment.assignment_id]]
+    assert len(stored) >= 2
+    for post in stored:
+        git = files.repository_of(post)
+        for each in entries(git, post.commit):
+            assert b"only the daemon" not in git.run("cat-file", "blob", each.object_id)
     assert not any("workspaces" in line for line in plane.text(assignment.assignment_id))
 
 
@@ -234,3 +254,26 @@ def test_what_is_put_in_the_place_of_the_files_is_not_read(plane: ControlPlane, 
     assert result.error is not None
     assert result.error.code == "workspace_path_refused"
     assert files.stored(assignment) == {}
+
+
+def test_what_is_kept_at_hand_is_bounded_and_a_running_task_loses_nothing(own: Start, tmp_path: Path) -> None:
+    plane, daemon = own(workspacesBytesMax=40_000)
+    files = Files(plane, tmp_path, a_txt="a\n", big_bin=os.urandom(10_000).hex())
+    gate = tmp_path / "go"
+    first = files.task(
+        f"echo up; until test -e {gate}; do sleep 0.05; done; echo b > a.txt; flakes workspace commit; wc -c < big.bin"
+    )
+    plane.offer(first)
+    plane.wait(lambda: plane.lines.get(first.assignment_id), "its start", 30.0)
+    others = [files.after(big_bin=os.urandom(10_000).hex()) for _ in range(6)]
+    for other in others:
+        assert run(plane, files.task("test $(wc -c < big.bin) = 20000", other)).outcome is Outcome.SUCCEEDED
+    kept = [path for path in (daemon.state_dir / "packs").rglob("*") if path.is_file()]
+    assert 0 < sum(path.stat().st_size for path in kept) <= 40_000
+    assert len(plane.fetched) == len({*plane.fetched}) == 7, "what all of them need was fetched once"
+    assert run(plane, files.task("true", others[0])).outcome is Outcome.SUCCEEDED
+    assert len(plane.fetched) == 8, "what had to go is fetched again"
+    gate.touch()
+    result = plane.result(first.assignment_id)
+    assert (result.outcome, plane.text(first.assignment_id)[-1]) == (Outcome.SUCCEEDED, "20000")
+    assert files.repository_of(plane.stored[first.assignment_id][-1][0]).run("fsck") == b""

@@ -55,3 +55,16 @@ def test_a_lock_that_a_killed_capture_left_is_in_nobody_s_way(tmp_path: Path) ->
     write(work, a_txt="b")
     found = gather(bench.host, bench.base, work, tmp_path / "t" / "index")
     assert [change.path for change in found.changes] == ["a.txt"]
+
+
+def test_a_pipe_that_git_would_read_holds_nobody_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, a_txt="a", _gitignore="*.o\n")
+    work = bench.task("t")
+    (work / ".gitignore").unlink()
+    os.mkfifo(work / ".gitignore")
+    (work / "dir").mkdir()
+    os.mkfifo(work / "dir" / ".gitattributes")
+    write(work, a_txt="b")
+    found = gather(bench.host, bench.base, work, tmp_path / "t" / "index")
+    assert [(c.kind, c.path) for c in found.changes] == [("changed", "a.txt")]
+    assert sorted(found.refused) == [".gitignore", "dir/.gitattributes"]

@@ -64,10 +64,12 @@ class View:
     """Directories and files."""
     programs: tuple[tuple[Path, Path], ...] = ()
     """Read-only too: what is there, and where the task sees it."""
+    beside: tuple[Path, ...] = ()
+    """Read-only too, also below what is hidden."""
 
 
-def arguments(view: View) -> list[str]:
-    """The whole command line, without a secret in it: the job comes over a socket."""
+def arguments(view: View, command: list[str] | None = None) -> list[str]:
+    """The whole command line, without a secret in it: the job comes over a socket, when there is no `command`."""
     argv = [
         view.executable,
         "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
@@ -110,10 +112,12 @@ def arguments(view: View) -> list[str]:
     argv += ["--bind", str(view.root), str(view.root)]
     if view.tools is not None:
         argv += ["--ro-bind", str(view.tools), str(view.tools)]
+    for path in view.beside:
+        argv += ["--ro-bind", str(path), str(path)]
     for path in sorted(hidden):
         argv += ["--remount-ro", str(path)]
     argv += ["--remount-ro", "/", "--chdir", "/", "--"]
-    return [*argv, os.path.realpath(sys.executable), "-I", "-S", str(INSIDE)]
+    return [*argv, *(command or (os.path.realpath(sys.executable), "-I", "-S", str(INSIDE)))]
 
 
 def program() -> list[Path]:

@@ -118,6 +118,17 @@ class Isolation:
             assignment_id, view, self._limiter, group, proxy, say, self._memory_mb, self._clear
         )
 
+    def looking(self, scratch: Path, beside: tuple[Path, ...], command: list[str]) -> list[str]:
+        """The command, run where only `beside` is to be seen of this machine, besides programs, and only `scratch`
+        can be written to: for what looks at the files of a task while it runs. A `tmp` of it is in `scratch`."""
+        tmp = scratch / "tmp"
+        tmp.mkdir(mode=0o700, exist_ok=True)
+        view = bubblewrap.View(
+            executable=self._executable, root=scratch, tmp=tmp, tools=None, etc=self._etc, hidden=self._hidden,
+            beside=beside,
+        )  # fmt: skip
+        return bubblewrap.arguments(view, command)
+
     def prepare(self) -> None:
         """Make for the next task what takes long. Called when one has begun."""
         self._limiter.prepare()

@@ -85,7 +85,7 @@ class Lifecycle:
         )
         self._workspace = Workspace(
             assignment.assignment_id, directory, services.packs, services.blobs,
-            isolated=services.spawner.isolation is not None,
+            isolation=services.spawner.isolation,
         )  # fmt: skip
         self._lookout = Lookout(
             assignment.assignment_id, directory.work, directory.store, services.forwarder,

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import posixpath
+import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -24,7 +25,9 @@ from flakes.agents.base import AgentError
 from flakes.core.keys import is_key
 from flakes.core.limits import KIB, WORKSPACE_CHANGES_MAX, WORKSPACE_PACKS_MAX
 from flakes.sandbox.blobs import BlobClient, RefusedError
+from flakes.sandbox.bubblewrap import PACKAGE
 from flakes.sandbox.directory import TaskDirectory
+from flakes.sandbox.isolation import Isolation
 from flakes.sandbox.tools.server import Local
 from flakes.wire.codec import BodyError, Frozen, decode, encode
 from flakes.wire.errors import CODES, ApiError, not_found
@@ -43,7 +46,7 @@ from flakes.wire.workspaces import (
     WorkspacePost,
     path_text,
 )
-from flakes.workspace import packs
+from flakes.workspace import looking, packs
 from flakes.workspace.cache import Cache
 from flakes.workspace.changes import Change, changes, in_scope, patch, picked
 from flakes.workspace.checkout import check_out
@@ -93,10 +96,10 @@ class Workspace:
 
     def __init__(
         self, assignment_id: str, directory: TaskDirectory, cache: Cache, blobs: BlobClient,
-        *, isolated: bool = False,
+        *, isolation: Isolation | None = None,
     ) -> None:  # fmt: skip
-        """`isolated`: the task is kept from what this daemon may read."""
-        self._isolated = isolated
+        """`isolation`: the task is kept by it from what this daemon may read."""
+        self._isolation = isolation
         self._assignment_id = assignment_id
         self._directory = directory
         self._place = directory.store
@@ -275,8 +278,7 @@ class Workspace:
     async def _commit(self, asked: WorkspaceCommit) -> WorkspaceHandle:
         """Store the files as they are; what is stored later is made from that."""
         record = self._required()
-        self._require_open()
-        found = await self._asked(self._gathered(record))
+        found = await self._asked(self._looked(record))
         scope = self._scope(found, asked.paths)
         changed = [change for change in found.changes if _covered(change.path, scope)]
         refused = {path: why for path, why in found.refused.items() if _covered(path, scope)}
@@ -305,8 +307,7 @@ class Workspace:
         if asked.workspace_id is not None:
             to = await self._commit_of(store, asked.workspace_id)
         else:
-            self._require_open()
-            to = (await self._asked(self._gathered(record))).tree
+            to = (await self._asked(self._looked(record))).tree
         return await self._asked(apart(_compared, store, base, to, asked))
 
     async def _commit_of(self, store: Git, workspace_id: str) -> str:
@@ -317,14 +318,24 @@ class Workspace:
         await self._asked(self._fetch(handle, store))
         return handle.commit
 
-    def _require_open(self) -> None:
-        """A running task could put a link in the way of whoever reads its files: that must not lead out of an
-        isolation. When it has ended it cannot."""
-        if self._isolated:
-            raise ApiError(
-                "forbidden", "the files of an isolated task are stored when it has ended, not before",
-                "end the task: what it changed is kept; or use git in its working directory",
-            )  # fmt: skip
+    async def _looked(self, record: Record) -> Gathered:
+        """The files as they are while the task runs. It could put a link in the way of whoever reads them: that
+        must not lead out of an isolation, so who reads them is in one too."""
+        if self._isolation is None:
+            return await self._gathered(record)
+        async with self._alone:
+            return await apart(self._look, self._isolation, record)
+
+    def _look(self, isolation: Isolation, record: Record) -> Gathered:
+        store, work = Git.at(self._place / "objects.git"), self._directory.work
+        scratch, own = self._place / "looking", self._place / "looked"
+        for path in (scratch, own):
+            path.mkdir(mode=0o700, exist_ok=True)
+        command = looking.command(
+            os.path.realpath(sys.executable), PACKAGE, store, record.base, work, scratch
+        )
+        argv = isolation.looking(scratch, (work, store.directory), command)
+        return looking.look(argv, store, record.base, own)
 
     def _required(self) -> Record:
         record = self.record
@@ -441,7 +452,10 @@ class Workspace:
     ) -> tuple[str, list[WorkspacePack | tuple[WorkspacePack, Path]]]:
         """The commit of these changes, and the packs that make it: those that are stored, then a new file."""
         store = Git.at(self._place / "objects.git")
-        scratch = store.over(self._directory.work, self._place / "index.scratch")
+        # Not over the work tree: nothing there is looked at, and the task may be running.
+        nothing = self._place / "nothing"
+        nothing.mkdir(exist_ok=True)
+        scratch = store.over(nothing, self._place / "index.scratch")
         tree = picked(scratch, record.base, changed)
         # Of this attempt and no other: what another left is another commit, were the files the same.
         trailers = {

@@ -6,6 +6,7 @@ reason, and the rest is kept. The repository inside the work tree is not consult
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -17,7 +18,7 @@ from typing import Final, Literal
 from flakes.workspace.capture import FILE_SIZE_BYTES_MAX, capture, unfit
 from flakes.workspace.changes import Change, changes
 from flakes.workspace.commits import tree_of
-from flakes.workspace.git import Git, WorkspaceError
+from flakes.workspace.git import GITS_OWN, Git, WorkspaceError
 
 TRIES_MAX: Final = 50
 """Paths that git itself refuses are found one at a time."""
@@ -48,7 +49,12 @@ def gather(store: Git, base: str, work_tree: Path, index: Path) -> Gathered:
     index.with_name(f"{index.name}.lock").unlink(missing_ok=True)
     if not index.exists():
         git.run("read-tree", base)
-    refused = _not_ignored(git, dict(_strange(work_tree)))
+    strange = dict(_strange(work_tree))
+    for path in strange:
+        if path.rpartition("/")[2] in GITS_OWN and not (work_tree / path).is_dir():
+            with contextlib.suppress(OSError):
+                (work_tree / path).unlink()  # git would read it, and wait for ever
+    refused = _not_ignored(git, strange)
     tree = _captured(git, refused)
     changed = changes(store, base, tree)
     refused |= {
