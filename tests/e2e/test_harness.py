@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +230,11 @@ def rewritten(session: Stage, key: str, text: str) -> None:
 
 
 def waiting(session: Stage, key: str) -> str:
-    """The harness's task id, once it waits and its process has ended."""
-    with session.client() as client:
+    """The harness's task id, once it waits for its signal and its process has ended."""
+    asked = "select 1 from harness_journals where task_id = %s and body like '%%\"kind\": \"signal\"%%'"
+    with session.client() as client, session.database() as conn:
         task_id = client.task_id(f"{key}/plan")
+        until(lambda: conn.execute(asked, [task_id]).fetchone(), 90, f"{key} to come to its signal")
         until(lambda: client.get_task(task_id).status == "WAITING", 90, f"{key} to wait")
     return task_id
 
@@ -294,3 +299,64 @@ def test_a_damaged_journal_is_an_error_and_nothing_is_done(session: Stage, name:
     assert found.error.details["fix"]
     with session.client() as client:
         assert {each.task_key for each in client.all_tasks(key)} == {"plan", "first"}
+
+
+STEPS = HEAD + '''
+@define_harness
+async def main(ctx):
+    said = []
+    for n in range(6):
+        draw = ctx.random()
+        child = await ctx.command(f"echo {draw}", key=f"step-{n}")
+        said.append(child.text == str(draw))
+        await ctx.sleep(0.2)
+    return ctx.succeeded(said=said)
+'''
+
+
+def test_a_control_plane_that_is_away_is_waited_for(session: Stage) -> None:
+    """It stands still while the harness has begun, for FLAKES_TEST_AWAY_S; what is said to it meanwhile comes once."""
+    submit(session, "away", STEPS)
+    with session.client() as client:
+        until(lambda: len(client.all_tasks("away")) >= 2, 60, "a first child")
+    (server,) = session.identities("server")
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        time.sleep(float(os.environ.get("FLAKES_TEST_AWAY_S", "3")))
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert data(session, "away") == {"said": [True] * 6}
+    with session.client() as client:
+        tasks = {each.task_key: (each.status, each.attempt) for each in client.all_tasks("away") if each.task_key != "plan"}
+    assert tasks == {f"step-{n}": ("SUCCEEDED", 1) for n in range(6)}
+
+
+LARGE = HEAD + '''
+@define_harness
+async def main(ctx):
+    large = await ctx.command("seq 30000 > $FLAKES_OUTPUTS/result", key="large", output=str)
+    await ctx.signal("go")
+    await ctx.command("true", key="after")
+    return ctx.succeeded(size=len(large.data))
+'''
+
+
+def test_an_entry_whose_content_is_gone_is_an_error_and_nothing_is_done(session: Stage) -> None:
+    submit(session, "emptied", LARGE)
+    task_id = waiting(session, "emptied")
+    with session.database() as conn:
+        digests = conn.execute(
+            "select digest from harness_journals where task_id = %s and digest is not null", [task_id]
+        ).fetchall()
+    assert len(digests) == 1
+    name = digests[0][0].removeprefix("sha256:")
+    kept = [path for path in session.data_dir.rglob("*") if path.is_file() and name in f"{path}".replace("/", "")]
+    assert kept
+    for path in kept:
+        path.unlink()
+    session.flakes("tasks", "signal", "emptied/plan", "go").ok()
+    found = result(session, "emptied")
+    assert found.error is not None
+    assert found.error.code == "journal_unreadable", found.error
+    with session.client() as client:
+        assert {each.task_key for each in client.all_tasks("emptied")} == {"plan", "large"}
