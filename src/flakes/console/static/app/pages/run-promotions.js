@@ -9,8 +9,8 @@ import { Fate, KINDS, fateOf, short, takeCommand, useWorkspaces } from "./change
 
 /** @type {Record<string, string>} */
 const MODES = { initial: "the run began with it", fast_forward: "whole", replace_bounded_paths: "named paths" };
-/** What is in, or is being brought in right now. */
-const SETTLED = new Set(["promoted", "contained", "selected", "verifying", "resolving"]);
+/** What is in, is being brought in right now, or was found not to go together with what is selected. */
+const SETTLED = new Set(["promoted", "contained", "selected", "verifying", "resolving", "conflict", "failed"]);
 
 /** @param {{model: import("../run-model.js").RunModel}} props */
 export function Promotions({ model }) {
@@ -19,6 +19,7 @@ export function Promotions({ model }) {
   return html`<${Loaded} from=${found}>${(/** @type {any} */ all) => !all.refs.length && !all.workspaces.length ? html`<${Empty} title="No files">A run that begins from a directory has its files here, and what its tasks changed. Start one in a git repository: <code>flakes run plan.md</code><//>` : html`
     ${all.refs.map((/** @type {any} */ ref) => html`<div key=${ref.name} class="notice"><div><span>${ref.name === "selected" ? html`<strong>Selected</strong> is` : html`The ref <strong>${ref.name}</strong> is`} version ${ref.version}, <${Ago} at=${ref.updatedAt} />: <${Copy} text=${ref.workspaceId} shown=${short(ref.workspaceId)} label="workspace id" /> ${ref.workspaceId !== run.workspaceId && html`<${Link} to=${`${to("runs", run.runKey)}?tab=changes`}>What changed<//>`}</span></div>${ref.name === "selected" && html`<span class="take"><span class="muted">Take it:</span> <${Copy} text=${takeCommand(run, null)} label="command" /></span>`}</div>`)}
     <section class="section"><h2 class="lead">What tasks left</h2><${Left} all=${all} run=${run} tasks=${tasks} reload=${found.reload} /></section>
+    ${all.overlaps?.length > 0 && html`<section class="section"><h2 class="lead">Overlaps</h2><p class="muted lead">Tasks that change the same files: what comes in later may not merge.</p><${Overlaps} overlaps=${all.overlaps} run=${run} /></section>`}
     <section class="section"><h2 class="lead">Promotions</h2><${History} all=${all} run=${run} /></section>`}<//>`;
 }
 
@@ -32,6 +33,12 @@ function Left({ all, run, tasks, reload }) {
     return html`<tr key=${w.workspaceId} class="candidate"><td><${Fate} state=${fate.state} /></td><td>${task ? html`<${Link} data-row to=${to("runs", run.runKey, "tasks", task.taskKey)}>${task.title}<//>` : short(w.taskId)}</td><td class="muted when" title=${KINDS[w.kind] ?? w.kind}><${Link} to=${`${to("runs", run.runKey)}?tab=changes&of=${w.workspaceId}`}>${count(w.changeCount, "path")} changed<//></td><td class="muted why">${why ? sentence(why) : "–"}</td><td class="end muted when"><${Ago} at=${fate.settledAt ?? w.createdAt} /></td>
       <td><div class="row-actions">${!["promoted", "contained", "selected"].includes(fate.state) && task && html`<${Copy} text=${takeCommand(run, task, fate.state)} label="command" />`}${selected && !SETTLED.has(fate.state) && html`<${Promote} handle=${w} run=${run} selected=${selected} onMoved=${reload} />`}</div></td></tr>`; })}</tbody></table><//>
     ${all.nextCursor && html`<p class="muted hint">The newest 200. All of them: <code>flakes inspect ${run.runKey} --json</code></p>`}`;
+}
+
+/** @param {{overlaps: any[], run: any}} props */
+function Overlaps({ overlaps, run }) {
+  const link = (/** @type {string} */ key) => html`<${Link} to=${to("runs", run.runKey, "tasks", key)}>${key}<//>`;
+  return html`<${Wide}><table class="plain-table"><thead><tr><th>Task</th><th>How</th><th>Files</th><th class="end">Found</th></tr></thead><tbody>${overlaps.map((o) => html`<tr key=${o.taskId + o.otherTaskId + o.how}><td>${link(o.taskKey)}</td><td class="muted">${o.how === "reserved" ? html`reserved by ${link(o.otherTaskKey)}` : html`changed by ${link(o.otherTaskKey)} too`}</td><td class="why">${o.paths.slice(0, 3).map((/** @type {string} */ path, /** @type {number} */ i) => html`${i > 0 && ", "}<code>${path}</code>`)}${o.count > 3 && html` <span class="muted">and ${o.count - 3} more</span>`}</td><td class="end muted when"><${Ago} at=${o.updatedAt} /></td></tr>`)}</tbody></table><//>`;
 }
 
 /** @param {any} props */

@@ -11,7 +11,7 @@ import { State } from "../ui/state.js";
 const LENGTH_MAX = 20_000, PAGE = 200;
 /** @type {Record<string, [string, string]>} */
 const LIVE = {
-  STARTING: ["QUEUED", "It has not begun yet; it takes its prompts in their order."], RUNNING_ROUND: ["RUNNING", "It works on a round; further prompts wait their turn."],
+  STARTING: ["QUEUED", "No round has begun yet; it takes prompts in their order."], RUNNING_ROUND: ["RUNNING", "It works on a round; further prompts wait their turn."],
   AWAITING_INPUT: ["WAITING", "It is up, and waits for a prompt."], FINISHING: ["WAITING", "It gets no more prompts, and ends after its open rounds."],
 };
 
