@@ -330,6 +330,9 @@ def _changed(scene: Scene, stack: ExitStack) -> None:
     )  # fmt: skip
     cast.take(3, keys)
 
+    for key in ("payment", "wording"):
+        cast.ask(key, "workspace.changing", paths=["README.md"])
+
     def settled(count: int) -> bool:
         merges = api.get(f"/v1/runs/{scene.changed}/workspaces").ok()["merges"]
         return sum("settledAt" in merge for merge in merges) == count
