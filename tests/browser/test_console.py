@@ -31,10 +31,13 @@ def test_two_tabs_editing_one_workpad_lose_nothing(visit: Open, api: Api) -> Non
     path = f"/runs/{run['runKey']}/tasks/only?tab=workpad"
     one, two = visit(path), visit(path)
     for page in (one, two):
+        page.bring_to_front()  # what is behind is drawn once a second
         page.click("button:has-text('Edit')")
+    one.bring_to_front()
     one.fill("#pad", "from one\n")
     one.click("button:has-text('Save')")
     one.wait_for_selector("text=Version 1")
+    two.bring_to_front()
     two.fill("#pad", "from two\n")
     two.click("button:has-text('Save')")
     two.click("text=Both, yours first")

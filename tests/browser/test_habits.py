@@ -85,6 +85,7 @@ def test_every_view_and_selection_has_an_address(visit: Open, api: Api) -> None:
     again.click("role=tab[name=Metrics]")
     again.wait_for_selector(".tile")
     again.go_back()
+    again.close()
     for sort in ("Run", "Project"):
         page.goto(f"{api.url}/console/runs?state=QUEUED")
         page.click(f"role=columnheader >> text={sort}")

@@ -38,7 +38,7 @@ function Left({ all, run, tasks, reload }) {
 /** @param {{overlaps: any[], run: any}} props */
 function Overlaps({ overlaps, run }) {
   const link = (/** @type {string} */ key) => html`<${Link} to=${to("runs", run.runKey, "tasks", key)}>${key}<//>`;
-  return html`<${Wide}><table class="plain-table"><thead><tr><th>Task</th><th>How</th><th>Files</th><th class="end">Found</th></tr></thead><tbody>${overlaps.map((o) => html`<tr key=${o.taskId + o.otherTaskId + o.how}><td>${link(o.taskKey)}</td><td class="muted">${o.how === "reserved" ? html`reserved by ${link(o.otherTaskKey)}` : html`changed by ${link(o.otherTaskKey)} too`}</td><td class="why">${o.paths.slice(0, 3).map((/** @type {string} */ path, /** @type {number} */ i) => html`${i > 0 && ", "}<code>${path}</code>`)}${o.count > 3 && html` <span class="muted">and ${o.count - 3} more</span>`}</td><td class="end muted when"><${Ago} at=${o.updatedAt} /></td></tr>`)}</tbody></table><//>`;
+  return html`<${Wide}><table class="plain-table"><thead><tr><th>Task</th><th>How</th><th>Files</th><th class="end">Found</th></tr></thead><tbody>${overlaps.map((o) => html`<tr key=${o.taskId + o.otherTaskId + o.how}><td>${link(o.taskKey)}</td><td class="muted in-text">${o.how === "reserved" ? html`reserved by ${link(o.otherTaskKey)}` : html`changed by ${link(o.otherTaskKey)} too`}</td><td class="why">${o.paths.slice(0, 3).map((/** @type {string} */ path, /** @type {number} */ i) => html`${i > 0 && ", "}<code>${path}</code>`)}${o.count > 3 && html` <span class="muted">and ${o.count - 3} more</span>`}</td><td class="end muted when"><${Ago} at=${o.updatedAt} /></td></tr>`)}</tbody></table><//>`;
 }
 
 /** @param {any} props */
