@@ -72,7 +72,7 @@ def test_a_signal_that_is_waited_for_is_sent(visit: Open, api: Api) -> None:
 
 def test_a_question_about_a_budget_says_what_it_means(visit: Open, api: Api) -> None:
     own, who = adapter(), api.sandbox()
-    run = api.graph(task("only", own, budget={"tokens": 10_000}))["run"]["runKey"]
+    api.graph(task("only", own, budget={"tokens": 10_000}))
     with sandbox(api, who, adapters=[own]) as peer, beating(peer):
         given = peer.start()
         path = f"/v1/sandboxes/{peer.sandbox_id}/assignments/{given.assignment_id}/operations"

@@ -47,7 +47,6 @@ export const SENTENCES = {
   "workspace.created": ["CREATED", (d) => `Its files were stored${d.changes != null ? `, ${d.changes} changed` : ""}`],
   "workspace.promoted": ["SUCCEEDED", (d) => `The ref ${d.ref} was moved to version ${d.version}`],
   "workspace.candidate_conflict": ["conflict", (d) => `Its changes do not merge with what is selected: ${(d.paths ?? []).slice(0, 3).join(", ")}${d.count > 3 ? ` and ${d.count - 3} more` : ""}${d.resolverTaskId ? "; a task resolves that" : ""}`],
-  "workspace.overlap": ["conflict", (d) => `It changes files that ${d.otherTaskKey} ${d.how === "reserved" ? "has reserved" : "changes too"}: ${(d.paths ?? []).slice(0, 3).join(", ")}${d.count > 3 ? ` and ${d.count - 3} more` : ""}`],
   "workspace.not_promoted": ["unverified", (d) => `Its changes were not brought in${d.reason ? `: ${d.reason}` : ""}`],
   "artifact.created": ["QUEUED", (d) => `The artifact ${d.name ?? d.kind} was announced`],
   "artifact.ready": ["SUCCEEDED", (d) => `The artifact ${d.name ?? d.kind} is ready`],
