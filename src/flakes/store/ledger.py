@@ -110,7 +110,7 @@ class Ledger:
     doubtful: set[str] = field(default_factory=set)
     """Waits, groups and waiting tasks that something has happened to which decided nothing (see `stalls`)."""
     stuck: set[str] = field(default_factory=set)
-    """Runs in which a bad end has left tasks blocked for good."""
+    """Runs in which an end has left tasks blocked, so that waits may have lost their hope."""
 
     @classmethod
     async def lock(cls, conn: Connection, run_ids: Collection[str]) -> Ledger:

@@ -32,7 +32,7 @@ COUNT_DOWN = Query("""
         insert into ready_tasks (task_id, class_id, run_id, priority, queued_at)
         select task_id, class_id, run_id, priority, now() from moved where pending_count = 0
     )
-    select task_id, run_id, optional from moved where pending_count = 0""")
+    select task_id, run_id, optional, pending_count from moved""")
 
 DOWNSTREAM = Query("""
     with recursive down as (
@@ -70,10 +70,17 @@ WRITE_BLOCKED = Query("""
 async def after_success(conn: Connection, ledger: Ledger, task_ids: Collection[str]) -> int:
     """Count down behind tasks that succeeded; how many became ready."""
     moved = await rows(conn, COUNT_DOWN, {"task_ids": list(task_ids)})
-    for task_id, run_id, optional in moved:
+    ready = 0
+    for task_id, run_id, optional, pending in moved:
+        if pending:
+            # What holds it back now may be a task that waits for it.
+            if ledger.runs[run_id].count(TaskStatus.WAITING):
+                ledger.stuck.add(run_id)
+            continue
+        ready += 1
         ledger.move(run_id, TaskStatus.BLOCKED, TaskStatus.QUEUED, optional=optional)
         ledger.event(run_id, "task.queued", task_id, {"reason": "dependencies_done"})
-    return len(moved)
+    return ready
 
 
 async def after_failure(conn: Connection, ledger: Ledger, task_ids: Collection[str]) -> int:

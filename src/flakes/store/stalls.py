@@ -4,7 +4,7 @@ A wait has hope while a task can be reached from it that runs, is queued, or wai
 signal, a prompt, its own time-out). One goes from a wait to its members, from a blocked task to what it depends on,
 unless one of that has ended badly and the task waits for it to be retried, and from a waiting task to what that waits
 for. Looked at under the lock of the run: when a wait is registered, when a member has ended and decided nothing, when
-a task yields, and when a bad end leaves tasks blocked. So hope is lost in a transaction that looks.
+a task yields, and when an end leaves tasks blocked that depended on it. So hope is lost in a transaction that looks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PENDING = Query("""
     union select wait_id from waits
     where task_id = any(%(ids)s) and state = 'pending' and kind in ('group', 'children', 'round')
     union select w.wait_id from tasks t join waits w on w.task_id = t.task_id
-    where t.run_id = any(%(run_ids)s) and t.status in ('RUNNING', 'WAITING')
+    where t.run_id = any(%(run_ids)s) and t.status in ('QUEUED', 'RUNNING', 'WAITING')
       and w.state = 'pending' and w.kind in ('group', 'children', 'round')""")
 
 # Most waits have a member that is under way; the others are looked at closely.
