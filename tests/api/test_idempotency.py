@@ -71,6 +71,8 @@ def _another(path: str) -> dict[str, object]:
         return {"selectors": [{"path": "another", "kind": "exact"}]}
     if path.endswith(("/workspace.selected", "/workspace.promote")):
         return {"ref": "another"}
+    if path.endswith("/workspace.changing"):
+        return {"paths": ["another"]}
     if path.endswith("/workspaces"):
         return {"tree": "8" * 40}
     if path.endswith("/promotions"):

@@ -169,7 +169,7 @@ def test_nothing_is_left_after_the_command(plane: ControlPlane, end: str) -> Non
 
 def test_nothing_is_left_after_cancel_and_timeout(plane: ControlPlane) -> None:
     line = f"trap '' TERM; {ESCAPE} sleep 3043"
-    cancelled, late = make(shell(line)), make(shell(line, timeoutS=0.3))
+    cancelled, late = make(shell(line)), make(shell(line, timeoutS=3.0))
     plane.offer(cancelled, late)
     eventually(lambda: len(living("3043")) == 2 and len(living("3042")) == 4, "their children")
     plane.cancel(cancelled.assignment_id)
