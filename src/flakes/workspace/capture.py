@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flakes.core.limits import MIB
+from flakes.workspace.filling import fill
 from flakes.workspace.git import Git, GitFailed, WorkspaceError, split
 
 FILE_SIZE_BYTES_MAX = 512 * MIB
@@ -48,7 +49,9 @@ def capture(
         # files are one file of ours.
         "core.bigFileThreshold=1",
     )
-    _refuse_large(git, settings, leave_out)
+    changed = _changed(git, settings, leave_out)
+    _refuse_large(git, changed)
+    fill(git, [path for path in changed if not path.endswith("/")], settings)
     try:
         git.run(
             "--no-literal-pathspecs",
@@ -77,18 +80,22 @@ def capture(
     return git.text("write-tree")
 
 
-def _refuse_large(git: Git, settings: Sequence[str], leave_out: Sequence[str]) -> None:
-    changed = git.run(
+def _changed(git: Git, settings: Sequence[str], leave_out: Sequence[str]) -> list[str]:
+    listed = git.run(
         "ls-files", "-z", "--others", "--modified", "--exclude-standard", settings=settings
     )
+    without = set(leave_out)
+    return [path for path in split(listed) if path not in without]
+
+
+def _refuse_large(git: Git, changed: Iterable[str]) -> None:
     large: list[str] = []
-    for path in split(changed):
+    for path in changed:
         try:
             found = os.lstat(f"{git.work_tree}/{path}")
         except OSError:
             continue
-        too_large = stat.S_ISREG(found.st_mode) and found.st_size > FILE_SIZE_BYTES_MAX
-        if too_large and path not in leave_out:
+        if stat.S_ISREG(found.st_mode) and found.st_size > FILE_SIZE_BYTES_MAX:
             large.append(path)
     if large:
         raise WorkspaceError(
