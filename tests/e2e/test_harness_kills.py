@@ -51,7 +51,7 @@ def test_without_a_kill(theatre: Theatre) -> None:
     say(f"it takes {time.monotonic() - began_s:.2f} s")
     theatre.check(life)
     assert {key for key in CHILDREN if CHILDREN[key] != "CANCELLED"} - {"live"} <= set(theatre.executions(life))
-    assert set(theatre.executions(life).values()) == {1}
+    assert set(theatre.executions(life).values()) == {1}, theatre.executions(life)
 
 
 @pytest.mark.skipif(bool(ASKED), reason="others are asked for")

@@ -77,7 +77,9 @@ def test_the_commands_print_what_the_page_shows(session: Stage) -> None:
         if "history" in example.argv:
             lines = (session.scratch / "weather.jsonl").read_text().splitlines()
             types = [json.loads(line)["type"] for line in lines]
-            assert set(types) == {"run", "task", "attempt", "event", "log", "result"}
+            assert set(types) == {
+                "run", "task", "attempt", "event", "log", "result", "workspace", "promotion",
+            }  # fmt: skip
             assert (types.count("task"), types.count("attempt")) == (3, 4)
 
 
