@@ -211,10 +211,17 @@ class Theatre:
                     with contextlib.suppress(ApiError):
                         told = client.post_message(life.task_id, "follow_up", "well done").message_id
             time.sleep(0.05)
+        raise AssertionError(f"{life.key} did not end: {self._stands(life)}")
+
+    def _stands(self, life: Life) -> str:
+        """For whoever has to find out why it does not go on."""
         with self.session.client() as client:
-            stands = {each.task_key: (each.status, each.attempt, each.cancel_requested) for each in client.all_tasks(life.key)}
+            tasks = client.all_tasks(life.key)
+            stands = {each.task_key: (each.status, each.attempt, each.cancel_requested) for each in tasks}
+            live = [(each.run_key, each.task_counts) for each in client.list_runs(limit=20).runs if each.completed_at is None]
         last = [str(each)[:200] for each in self.entries(life)[-4:]]
-        raise AssertionError(f"{life.key} did not end: killed {life.killed}\n{stands}\n{last}\n{self.session.logs()}")
+        explained = self.session.flakes("inspect", life.key, "--explain").out
+        return f"killed {life.killed}\n{stands}\n{last}\nlive: {live}\n{explained}\n{self.session.logs()}"
 
     def check(self, life: Life) -> None:
         """All that a kill must not change."""
@@ -261,10 +268,13 @@ class Theatre:
     def _reached(self, conn: psycopg.Connection[Any], phase: Phase, life: Life) -> None:
         if phase == "noted":
             found = next(iter(conn.notifies(timeout=90, stop_after=1)), None)
-            assert found is not None, f"{life.key} did not get there"
-            return
-        waiting = f"select 1 from pg_locks where locktype = 'advisory' and not granted and objid = {LOCK}"
-        until(lambda: conn.execute(waiting).fetchone(), 90, f"{life.key} to get there")
+            reached = found is not None
+        else:
+            waiting = f"select 1 from pg_locks where locktype = 'advisory' and not granted and objid = {LOCK}"
+            deadline = time.monotonic() + 90
+            while not (reached := conn.execute(waiting).fetchone() is not None) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        assert reached, f"{life.key} did not get there: {self._stands(life)}"
 
     def _kill(self, victim: str, life: Life, rng: random.Random) -> None:
         if victim in ("worker", "child"):
