@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -103,7 +104,8 @@ class Case:
         if self.name == "fake":
             await self.machine.end(handle.start, -signal.SIGKILL)
         for pid in self.alive(handle.spec):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # one may end with the one before it
+                os.kill(pid, signal.SIGKILL)
 
     def alive(self, spec: LaunchSpec) -> list[int]:
         """Processes of the instance, by what they were told on their command line or work with."""
