@@ -84,7 +84,7 @@ def run_once(server: Plane, key: str, children: int, kind: str) -> dict[str, obj
 
 
 def main() -> None:
-    children = int(os.environ.get("N", "1000"))
+    children = int(os.environ.get("N") or "1000")
     kinds = os.environ.get("PARENT", "command,harness").split(",")
     with plane() as server, daemon(server, 2, '"command", "harness"'):
         fleet = Fleet(server, 4, 64)

@@ -49,7 +49,7 @@ def run_once(server: Plane, fleet: Fleet, key: str, count: int) -> dict[str, flo
 
 
 def main() -> None:
-    count = int(os.environ.get("N", "10000"))
+    count = int(os.environ.get("N") or "10000")
     sandboxes = int(os.environ.get("SANDBOXES", "4"))
     slots = int(os.environ.get("SLOTS", "256"))
     runs = int(os.environ.get("RUNS", "3"))
